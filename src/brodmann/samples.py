@@ -6,7 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,13 @@ from torch import Tensor
 from brodmann.space import Space
 
 Batch = dict[str, Tensor]
+
+
+class Loss(NamedTuple):
+    """What a model's ``loss`` returns: the scalar to minimise, and named scalars to log."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
 
 
 class Samples(Protocol):

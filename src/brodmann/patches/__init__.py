@@ -1,1 +1,8 @@
-"""patches."""
+"""Patches: CytoNet, self-supervised features of stained cortex (Schiffer et al., arXiv 2511.01870)."""
+
+from brodmann.patches.recipe import Recipe
+from brodmann.patches.samples import PatchSamples as samples
+from brodmann.patches.source import open
+from brodmann.patches.model import CytoNet as build
+
+__all__ = ["Recipe", "build", "open", "samples"]

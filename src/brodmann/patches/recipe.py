@@ -19,6 +19,8 @@ class Patches:
     """Pixel size of the patch; images are resampled to exactly this."""
     channels: Literal[1, 3] = 1
     """1: mean optical density of the stain; 3: optical density per colour."""
+    standardise: Literal["patch", "section"] = "patch"
+    """Per patch (staining level is lost) or per section (a patch darker than its section stays darker)."""
     where: Literal["grid", "ribbon", "points"] = "grid"
     """On a grid in tissue, along the cortical ribbon (patches upright), or at the sections' own points."""
     spacing_mm: float = pydantic.Field(default=0.5, gt=0)
@@ -39,8 +41,8 @@ class Partners:
     """Distance up to which two patches are partners; 0 leaves only a patch's own second view (SimCLR)."""
     metric: Literal["space", "sheet"] = "space"
     """Measure distance in 3-D space, or along the cortical sheet where the data know it."""
-    scope: Literal["within", "across", "both"] = "both"
-    """Partners from the same brain, from other brains, or from either."""
+    scope: Literal["section", "within", "across", "both"] = "both"
+    """Partners from the same section (for sections that were never registered), the same brain, other brains, either."""
     same_section: bool = False
     """Allow the partner on the same section (easier: staining, vessels and folds leak)."""
 

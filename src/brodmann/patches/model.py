@@ -1,0 +1,81 @@
+"""CytoNet: an image encoder trained so that near in the brain means similar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from brodmann import compute
+from brodmann.patches import views
+from brodmann.patches.encoder import Encoder, Projector
+from brodmann.patches.objective import contrast
+from brodmann.patches.recipe import Recipe
+from brodmann.patches.samples import PatchSamples
+from brodmann.samples import Batch, Loss
+
+
+class CytoNet(nn.Module):
+    """Encoder, projection head and the contrast of places.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Complete after construction; weights are drawn from ``recipe.seed``.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.encoder = Encoder(
+                recipe.encoder, channels=recipe.samples.channels, size_px=recipe.samples.size_px
+            )
+            self.projector = Projector(self.encoder.width, recipe.objective.width)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def loss(self, batch: Batch) -> Loss:
+        """SpatialNCE of one batch; see `brodmann.patches.objective`."""
+        with torch.no_grad():
+            view = views.apply(views.density(batch["image"], batch["level"]), batch["view"])
+            view = views.standardise(view, self.recipe.samples.standardise)
+        with compute.autocast(view.device, self.recipe.fit.precision):
+            z = self.projector(self.encoder(_last(view)))
+        total, parts = contrast(z, batch, self.recipe.partners, self.recipe.objective)
+        return Loss(total, parts)
+
+    def features(self, batch: Batch) -> Tensor:
+        """``(B, F)`` float32 features of patches as they are, before the projection."""
+        view = views.standardise(views.density(batch["image"], batch["level"]), self.recipe.samples.standardise)
+        with compute.autocast(view.device, self.recipe.fit.precision):
+            return self.encoder(_last(view)).float()
+
+    @torch.no_grad()
+    def describe(
+        self, samples: PatchSamples, start: int = 0, stop: int | None = None, *, batch: int = 64
+    ) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+        """Ids and features ``(n, F)`` of rows ``start .. stop - 1``, in order; the model is left as it was found.
+
+        Batches are cut from ``start``, so that a shard's bytes do not depend on where a run was interrupted.
+        """
+        was_training = self.training
+        self.eval()
+        where = next(self.parameters()).device
+        try:
+            for first in range(start, len(samples) if stop is None else stop, batch):
+                rows = np.arange(first, min(first + batch, len(samples) if stop is None else stop))
+                read = {key: value.to(where) for key, value in samples.read(rows).items()}
+                ids = cast("list[str]", samples.places["id"].iloc[rows].tolist())
+                yield ids, self.features(read).cpu().numpy()
+        finally:
+            self.train(was_training)
+
+
+def _last(image: Tensor) -> Tensor:
+    """Channels-last memory: 1.5 times faster convolutions on CPUs, and what tensor cores want."""
+    return image.contiguous(memory_format=torch.channels_last)
