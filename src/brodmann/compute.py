@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 
 def rank() -> int:
@@ -19,7 +23,34 @@ def rank() -> int:
 
 def world() -> int:
     """Number of processes, 1 when alone."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if _alone.get() or not dist.is_available() or not dist.is_initialized():
+        return 1
+    return dist.get_world_size()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within: this process computes as if it were the only one, and waits for nobody."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if world() > 1:
+        dist.barrier()
+
+
+def any_rank(answer: bool) -> bool:  # noqa: FBT001 - a plain question
+    """True on every process if it is true on one."""
+    if world() == 1:
+        return answer
+    flag = torch.tensor(float(answer), device=device())
+    dist.all_reduce(flag)
+    return bool(flag > 0)
 
 
 def device() -> torch.device:

@@ -3,6 +3,6 @@
 from brodmann.patches.recipe import Recipe
 from brodmann.patches.samples import PatchSamples as samples
 from brodmann.patches.source import open
-from brodmann.patches.model import CytoNet as build
+from brodmann.patches.model import build
 
 __all__ = ["Recipe", "build", "open", "samples"]

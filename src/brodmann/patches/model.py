@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from brodmann import compute
+from brodmann.errors import Refused
 from brodmann.patches import views
 from brodmann.patches.encoder import Encoder, Projector
 from brodmann.patches.objective import contrast
@@ -79,3 +80,10 @@ class CytoNet(nn.Module):
 def _last(image: Tensor) -> Tensor:
     """Channels-last memory: 1.5 times faster convolutions on CPUs, and what tensor cores want."""
     return image.contiguous(memory_format=torch.channels_last)
+
+
+def build(recipe: Recipe, samples: PatchSamples) -> CytoNet:
+    """The recipe's model; its shape depends on the recipe alone, so ``samples`` only proves that there are some."""
+    if not len(samples):
+        raise Refused("a model should be built for samples.", found="no samples.")
+    return CytoNet(recipe)
