@@ -1,0 +1,147 @@
+"""One hand for all figures: size, type, spines, saving; nothing of matplotlib's global state is kept changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from brodmann.maps.colours import MISSING
+
+INK, FAINT, GRID = "#1B1F24", "#6A7280", "#E4E7EB"
+ACCENT = "#0072B2"
+STYLE: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 8.5,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 7,
+    "axes.labelsize": 8.5,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "text.color": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "brodmann",
+    "image.interpolation": "nearest",
+    "text.parse_math": False,  # a label such as "$V_1$" is a name, not a formula
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Our typography while a figure is made or saved, and matplotlib's own afterwards."""
+    with mpl.rc_context(STYLE):
+        yield
+
+
+def canvas(width_in: float, height_in: float) -> Figure:
+    """Empty figure on the Agg canvas (inches), without pyplot."""
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: Path | str, *, dpi: int = 200, svg: bool = True) -> Path:
+    """Write ``path`` (PNG) and, beside it, an SVG whose text stays text; returns the PNG's path.
+
+    The same figure gives the same bytes: no dates, fixed element ids.
+    """
+    png = Path(path).with_suffix(".png")
+    png.parent.mkdir(parents=True, exist_ok=True)
+    with style():
+        for target in [png, *([png.with_suffix(".svg")] if svg else [])]:
+            partial = target.with_name(target.name + ".partial")
+            plain: dict[str, Any] = {"Date": None} if target.suffix == ".svg" else {"Software": None}
+            figure.savefig(partial, format=target.suffix[1:], dpi=dpi, metadata=plain)
+            partial.replace(target)
+    return png
+
+
+def legend(
+    axes: Axes, colours: Mapping[str, str], *, counts: Mapping[str, int] | None = None, columns: int = 1, **place: Any
+) -> Any:
+    """Legend of squares, one per name, with counts if given; fits at most 40 names."""
+    from matplotlib.patches import Patch
+
+    handles = [
+        Patch(facecolor=colour, edgecolor="#00000055", linewidth=0.5, label=short(name, 26) + (f"  {counts[name]:,}" if counts else ""))
+        for name, colour in colours.items()
+    ]
+    return axes.legend(
+        handles=handles, ncols=columns, handlelength=1.0, handleheight=1.0, labelspacing=0.35, columnspacing=1.2,
+        borderaxespad=0, **place,
+    )  # fmt: skip
+
+
+def short(text: str, limit: int) -> str:
+    """Text cut to ``limit`` characters, with an ellipsis where something is gone; line breaks become spaces."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+def scale_bar(axes: Axes, width_mm: float, *, colour: str = INK) -> float:
+    """Bar of a round length (about a fifth of ``width_mm``) under the lower left of axes in mm; returns its length."""
+    length = round_length(width_mm / 5)
+    low, high = axes.get_ylim()
+    down, left = (low - high), min(axes.get_xlim())  # image axes: y runs down, so low > high
+    y = low + 0.035 * down
+    text = f"{length * 1000:g} µm" if length < 0.1 else f"{length:g} mm"
+    bar = axes.plot([left, left + length], [y, y], color=colour, linewidth=2, solid_capstyle="butt", clip_on=False)
+    label = axes.text(left + length + 0.012 * width_mm, y, text, color=colour, va="center", fontsize=8, clip_on=False)
+    for artist in (*bar, label):
+        artist.set_in_layout(True)
+    return length
+
+
+def round_length(about: float) -> float:
+    """The largest of 1, 2, 5 x 10^k that is not above ``about``."""
+    import math
+
+    power = 10.0 ** math.floor(math.log10(max(about, 1e-6)))
+    return max(step * power for step in (1, 2, 5) if step * power <= about * 1.0001)
+
+
+def bare(axes: Axes) -> None:
+    """Axes without ticks and frame, for images and embeddings."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def thousands(count: int, noun: str) -> str:
+    """``9,312 patches``; one is singular."""
+    return f"{count:,} {noun if count != 1 else noun.removesuffix('s')}"
+
+
+def series_colours(names: Sequence[str]) -> dict[str, str]:
+    """Colours of methods in line and bar charts: features in the accent colour, baselines in quieter tones."""
+    tones = ("#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#904701", "#354478")
+    return {name: ACCENT if not i else tones[(i - 1) % len(tones)] if i <= len(tones) else MISSING for i, name in enumerate(names)}

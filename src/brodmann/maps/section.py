@@ -1,0 +1,252 @@
+"""Labels back on their sections: pictures to look at, and OME-Zarr labels to compute with."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from brodmann.errors import Refused
+from brodmann.maps.colours import rgb
+from brodmann.maps.drawing import FAINT, bare, canvas, legend, save, scale_bar, short, style, thousands
+from brodmann.maps.labels import Key, Picture, aligned, spacing_um
+from brodmann.maps.raster import REACH, blend, raster, samples_of
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+def overlay(
+    table: AnnData,
+    labels: str | pd.Series[Any],
+    picture: Picture,
+    *,
+    pixel_um: float,
+    key: Key | None = None,
+    opacity: float = 0.5,
+    stain: Literal["gray", "colour"] = "gray",
+    reach_um: float | None = None,
+) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+    """One section's overview under its labels.
+
+    Returns
+    -------
+    image : (H, W, 3) uint8
+    values : (H, W) uint16
+        Values of ``key``; 0 is no label.
+    """
+    names = aligned(table, labels)
+    key = key or Key.of(names)
+    xy, here = samples_of(table, names, picture)
+    under = picture.overview(pixel_um)
+    reach = reach_um or REACH * spacing_um(xy)
+    values = raster(xy, key.values(here), (under.shape[1], under.shape[2]), pixel_um=pixel_um, reach_um=reach)
+    return blend(under, values, key, opacity=opacity, stain=stain), values
+
+
+def paint(
+    table: AnnData,
+    labels: str | pd.Series[Any],
+    picture: Picture,
+    *,
+    out: Path | str,
+    pixel_um: float | None = None,
+    truth: str | pd.Series[Any] | None = None,
+    title: str = "predicted",
+    truth_title: str = "atlas",
+    colours: Mapping[str, str] | None = None,
+    stain: Literal["gray", "colour"] = "gray",
+    opacity: float = 0.5,
+    reach_um: float | None = None,
+) -> Path:
+    """Draw one section: labels over the stain, and with ``truth`` the truth beside them and errors outlined.
+
+    Parameters
+    ----------
+    table : AnnData
+        ``obs`` with ``section``, ``x_um``, ``y_um``.
+    labels, truth : column of ``obs`` or Series indexed by id
+    picture : Picture
+        The section of that id.
+    out : path
+        PNG to write (an SVG of the same name is written too).
+    pixel_um : float, optional
+        Pixel size of the picture, um; by default the longer side becomes 1,000 pixels.
+    colours : mapping, optional
+        Name to colour; by default made from the whole table, so that all sections agree.
+
+    Returns
+    -------
+    Path
+        Of the PNG.
+    """
+    predicted = aligned(table, labels)
+    true = None if truth is None else aligned(table, truth)
+    key = Key.of([*predicted, *([] if true is None else true)], colours)
+    pixel = pixel_um or max(picture.width_um, picture.height_um) / 1000
+    width, height = picture.width_um / 1000, picture.height_um / 1000
+    shown = [(title, predicted)] if true is None else [(title, predicted), (truth_title, true)]
+    across = min(5.6, 6.0 * width / height)
+    with style():
+        figure = canvas(across * len(shown) + 1.7, across * height / width + 0.85)
+        grid = figure.add_gridspec(1, len(shown) + 1, width_ratios=[1.0] * len(shown) + [1.5 / across])
+        rasters: list[NDArray[np.uint16]] = []
+        for column, (name, series) in enumerate(shown):
+            image, values = overlay(
+                table, series, picture, pixel_um=pixel, key=key, opacity=opacity, stain=stain, reach_um=reach_um
+            )
+            rasters.append(values)
+            axes = figure.add_subplot(grid[0, column])
+            extent = (0, image.shape[1] * pixel / 1000, image.shape[0] * pixel / 1000, 0)
+            axes.imshow(image, extent=extent)
+            bare(axes)
+            axes.set_title(name)
+            if not column:
+                scale_bar(axes, extent[1])
+                if true is not None:
+                    wrong_from = axes, extent
+        here = samples_of(table, predicted, picture)[1]
+        note = f"{thousands(int(here.notna().sum()), 'samples')}, pixel {pixel:.3g} µm"
+        if true is not None:
+            both = true.loc[here.index]
+            known = (both.notna() & here.notna()).to_numpy()
+            wrong = (rasters[0] != rasters[1]) & (rasters[0] > 0) & (rasters[1] > 0)
+            outline(*wrong_from, wrong)  # type: ignore[reportPossiblyUnbound]
+            if known.any():
+                same = float((both[known].astype(str) == here[known].astype(str)).mean())
+                note += f", {same:.0%} of {int(known.sum()):,} labelled agree; disagreement outlined"
+        present = np.unique(np.concatenate([r.ravel() for r in rasters]))
+        names = [key.names[value - 1] for value in present if value]
+        side = figure.add_subplot(grid[0, -1])
+        side.axis("off")
+        legend(side, {name: key.mapping[name] for name in names[:40]}, loc="upper left", bbox_to_anchor=(0, 1))
+        figure.suptitle(f"{short(picture.id, 48)}  ·  {short(picture.subject, 24)}", x=0.01, ha="left", fontweight="bold", fontsize=10.5)
+        figure.supxlabel(note, x=0.01, ha="left", fontsize=8, color=FAINT)
+    return save(figure, out)
+
+
+def outline(axes: Any, extent: tuple[float, float, float, float], wrong: NDArray[np.bool_]) -> None:
+    """Draw the border of ``wrong`` pixels: black under white, so that it shows on every colour."""
+    if not wrong.any():
+        return
+    height, width = wrong.shape
+    x = (np.arange(width) + 0.5) / width * extent[1]
+    y = (np.arange(height) + 0.5) / height * extent[2]
+    for colour, thickness in (("#000000", 1.5), ("#FFFFFF", 0.6)):
+        axes.contour(x, y, wrong.astype(float), levels=[0.5], colors=colour, linewidths=thickness)
+
+
+def label_image(
+    table: AnnData,
+    labels: str | pd.Series[Any],
+    picture: Picture,
+    *,
+    out: Path | str,
+    pixel_um: float,
+    name: str = "labels",
+    key: Key | None = None,
+    reach_um: float | None = None,
+) -> Path:
+    """Write one section as OME-Zarr 0.5 (zarr v3): its image, and its labels as a pyramid beside it.
+
+    Physical coordinates are um from the section's top left corner, the table's ``x_um`` and ``y_um``. Labels of
+    every level are computed from the samples at that level's pixel centres; nothing is averaged.
+
+    Parameters
+    ----------
+    out : path
+        Folder to write, ``<section>.ome.zarr``; an older one is replaced once the new one is complete. The values are
+        documented in ``<out stem>-<name>.csv`` beside it (value, name, colour).
+    pixel_um : float
+        Pixel size of the finest level, um.
+    name : str
+        Name of the label image, e.g. ``"area"``: the group ``labels/<name>``.
+    key : Key, optional
+        Shared by all sections of a run; by default made from the whole table.
+
+    Returns
+    -------
+    Path
+        Of the OME-Zarr folder.
+    """
+    import zarr
+
+    path = Path(out)
+    if not name or any(mark in name for mark in "/\\") or name.startswith("."):
+        raise Refused("the name of a label image should be one folder name.", found=repr(name))
+    names = aligned(table, labels)
+    key = key or Key.of(names)
+    xy, here = samples_of(table, names, picture)
+    values, reach = key.values(here), reach_um or REACH * spacing_um(xy)
+    image = picture.overview(pixel_um)
+    height, width = image.shape[1:]
+    levels = 1
+    while max(height, width) / 2 ** (levels - 1) > 512:
+        levels += 1
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    root: Any = zarr.open_group(str(partial), mode="w", zarr_format=3)
+    group = root.create_group("labels")
+    shown = group.create_group(name)
+    for level in range(levels):
+        size = pixel_um * 2**level
+        under = image if not level else picture.overview(size)
+        _array(root, level, under, ("c", "y", "x"))
+        drawn = raster(xy, values, (under.shape[1], under.shape[2]), pixel_um=size, reach_um=reach)
+        _array(shown, level, drawn, ("y", "x"))
+    root.attrs["ome"] = {"version": "0.5", **_multiscales(picture.id, "cyx", pixel_um, levels), "omero": _channels(image)}
+    group.attrs["ome"] = {"version": "0.5", "labels": [name]}
+    shown.attrs["ome"] = {
+        "version": "0.5",
+        **_multiscales(name, "yx", pixel_um, levels),
+        "image-label": {
+            "version": "0.5",
+            "colors": [
+                {"label-value": value, "rgba": [*(int(part) for part in rgb(colour)), 255]}
+                for value, colour in enumerate(key.colours, start=1)
+            ],
+            "properties": [{"label-value": value, "name": text} for value, text in enumerate(key.names, start=1)],
+            "source": {"image": "../../"},
+        },
+    }
+    shutil.rmtree(path, ignore_errors=True)
+    partial.replace(path)
+    key.write(path.with_name(f"{path.name.removesuffix('.zarr').removesuffix('.ome')}-{name}.csv"))
+    return path
+
+
+def _array(group: Any, level: int, data: NDArray[Any], axes: tuple[str, ...]) -> None:
+    """One pyramid level: chunks of 256, gathered in shards of 2,048 so that large sections stay few files."""
+    chunk = tuple(1 if axis == "c" else 256 for axis in axes)
+    large = max(data.shape) > 2048
+    shards = tuple(data.shape[0] if axis == "c" else 2048 for axis in axes) if large else None
+    stored = group.create_array(
+        str(level), shape=data.shape, dtype=data.dtype, chunks=chunk, shards=shards, dimension_names=axes
+    )
+    stored[...] = data
+
+
+def _multiscales(name: str, axes: str, pixel_um: float, levels: int) -> dict[str, Any]:
+    """OME-NGFF 0.5 ``multiscales``: pixel (i, j) has its centre at ((i + 1/2), (j + 1/2)) pixel sizes."""
+    described = [{"name": a, "type": "channel"} if a == "c" else {"name": a, "type": "space", "unit": "micrometer"} for a in axes]
+    datasets: list[dict[str, Any]] = []
+    for level in range(levels):
+        size = pixel_um * 2**level
+        steps = [
+            {"type": "scale", "scale": [1.0 if a == "c" else size for a in axes]},
+            {"type": "translation", "translation": [0.0 if a == "c" else size / 2 for a in axes]},
+        ]
+        datasets.append({"path": str(level), "coordinateTransformations": steps})
+    return {"multiscales": [{"name": name, "axes": described, "datasets": datasets}]}
+
+
+def _channels(image: NDArray[np.uint8]) -> dict[str, Any]:
+    """Display settings, so that viewers show the stain as it is."""
+    window = {"min": 0, "max": 255, "start": 0, "end": 255}
+    tones = [("stain", "FFFFFF")] if len(image) == 1 else [("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF")]
+    shown = [{"label": label, "color": tone, "window": window, "active": True} for label, tone in tones]
+    return {"channels": shown, "rdefs": {"model": "greyscale" if len(shown) == 1 else "color"}}
