@@ -1,0 +1,303 @@
+"""Readers: from a path to a `Source`. Each file format or layout is one file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brodmann.errors import BrodmannError, Refused
+from brodmann.patches.image import Image, ImageSection
+from brodmann.patches.readers import quicknii, sidecar, spots
+from brodmann.patches.readers.sidecar import Entry, Stated
+from brodmann.patches.source import Source
+from brodmann.space import Space, unregistered
+
+__all__ = ["Entry", "Stated", "image", "read"]
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".btf", ".svs", ".zarr")
+"""Endings of images that are opened; what a file is, its first bytes decide."""
+UNREAD = (".czi", ".vsi", ".nd2", ".lif", ".ndpi", ".mrxs", ".scn", ".jp2", ".bmp", ".gif", ".webp", ".dcm", ".nii", ".gz")
+"""Endings of images that are named as skipped rather than passed over in silence."""
+
+
+def read(path: Path, stated: Stated | None = None) -> Source:
+    """Open a folder, an image, or a ``sections.json``.
+
+    Parameters
+    ----------
+    path : Path
+    stated : Stated, optional
+        Stands in for the folder's ``sections.json``.
+
+    Raises
+    ------
+    Refused
+        Nothing there, or no file passes the gate; every file's reason is in the message.
+    """
+    if not path.exists():
+        raise Refused(f"there should be data at {path}.", found="nothing.", do="check the path.")
+    if path.name.endswith(".json") and path.is_file() and not _is_store(path.parent):
+        folder, file = path.parent, None
+        content = sidecar.strict_json(path)
+        if quicknii.is_anchoring(content):
+            stated = stated or Stated(anchoring=path.name)
+        else:
+            stated = stated or sidecar.read_stated(path)
+    elif path.is_file() or _is_store(path):
+        folder, file = path.parent, path.name
+    else:
+        folder, file = path, None
+    if stated is None:
+        beside = folder / "sections.json"
+        stated = sidecar.read_stated(beside) if beside.is_file() else Stated()
+    return _assemble(folder, file, stated)
+
+
+def image(path: Path, entry: Entry, stated: Stated) -> Image:
+    """Open one image by what it is, not by what it is called."""
+    channel, span, absent = (stated.of(entry, key) for key in ("channel", "range", "absent_value"))
+    if path.is_dir():
+        from brodmann.patches.readers.omezarr import OmeZarr
+
+        return OmeZarr(path, channel=channel, span=span, absent=absent)
+    with path.open("rb") as handle:
+        head = handle.read(4)
+    if head in {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}:
+        from brodmann.patches.readers.tiff import Tiff
+
+        return Tiff(path, channel=channel, span=span, absent=absent)
+    from brodmann.patches.readers.plain import Plain
+
+    return Plain(path)
+
+
+def _is_store(path: Path) -> bool:
+    return path.is_dir() and any((path / name).is_file() for name in ("zarr.json", ".zattrs", ".zgroup", ".zarray"))
+
+
+def _assemble(folder: Path, file: str | None, stated: Stated) -> Source:
+    skipped: list[tuple[str, str]] = []
+    space, anchors = _anchors(folder, stated, skipped)
+    entries = _entries(folder, file, stated, anchors, skipped)
+    series_um = quicknii.pixel_um_of(list(anchors.values())) if anchors else None
+    sections: list[ImageSection] = []
+    digest = hashlib.sha256()
+    names: set[str] = set()
+    for entry in entries:
+        try:
+            section = _section(folder, entry, stated, anchors.get(entry.file), space, series_um)
+            if section.id in names:
+                raise Refused(f"section ids should be unique; '{section.id}' occurs twice.", do="state id.")
+            state = _state(folder, entry, section)
+        except BrodmannError as error:
+            skipped.append((entry.file, str(error)))
+            continue
+        except OSError as error:
+            skipped.append((entry.file, f"cannot be read: {error.strerror or error}"))
+            continue
+        names.add(section.id)
+        digest.update(state)
+        sections.append(section)
+    if not sections:
+        reasons = "\n    ".join(f"{name}: {reason}" for name, reason in skipped[:10])
+        raise Refused(
+            f"{folder.name} should hold at least one readable section.",
+            found=f"{len(skipped)} files, none of which passes.\n    {reasons}" if skipped else "no image files.",
+            do=f"give PNG, JPEG, TIFF or OME-Zarr ({', '.join(SUFFIXES)}), or a sections.json.",
+        )
+    if space is None:
+        space = unregistered(max(s.width_um for s in sections) / 1000, max(s.height_um for s in sections) / 1000)
+    else:
+        centres = [s.place(np.array([[s.width_um / 2, s.height_um / 2]]))[0] for s in sections]
+        space.check(np.array(centres), what=f"centres of the sections of {folder.name}")
+    digest.update(repr(dataclasses.astuple(space)).encode())
+    how = "QuickNII anchoring" if anchors else "sections.json" if stated.sections else "images"
+    return Source(
+        space=space,
+        sections=list(sections),
+        fingerprint=digest.hexdigest(),
+        name=folder.name if file is None else file,
+        skipped=skipped,
+        reader=how,
+    )
+
+
+def _anchors(
+    folder: Path, stated: Stated, skipped: list[tuple[str, str]]
+) -> tuple[Space | None, dict[str, quicknii.Anchor]]:
+    """Space of the sections (None: unregistered), and the anchoring per file where a series lies in the folder."""
+    space = stated.named_space()
+    own = stated.sections is not None and any(entry.to_mm for entry in stated.sections)
+    if own and space is None:
+        raise Refused('sections with "to_mm" need a space.', found="none.", do='name it: "space": "ccf_v3".')
+    if own or (stated.space is not None and stated.anchoring is None):
+        return space, {}
+    if stated.anchoring is not None:
+        found = [sidecar.inside(folder, stated.anchoring)]
+    else:
+        listed = [path for path in sorted(folder.glob("*.json")) if path.name != "sections.json"]
+        found = [path for path in listed if quicknii.is_anchoring(_try_json(path))]
+    if not found:
+        return space, {}
+    if len(found) > 1:
+        raise Refused(
+            f"{folder.name} should hold one QuickNII series.",
+            found=", ".join(path.name for path in found),
+            do="open the one you mean by its path.",
+        )
+    target, anchors, bad = quicknii.anchors(sidecar.strict_json(found[0]), where=found[0].name)
+    if space is not None:
+        space.require(target)
+    skipped.extend(bad)
+    return target, {anchor.file: anchor for anchor in anchors}
+
+
+def _try_json(path: Path) -> object:
+    try:
+        return sidecar.strict_json(path)
+    except BrodmannError:
+        return None
+
+
+def _entries(
+    folder: Path,
+    file: str | None,
+    stated: Stated,
+    anchors: dict[str, quicknii.Anchor],
+    skipped: list[tuple[str, str]],
+) -> list[Entry]:
+    """What to open: what the sidecar lists, else what is anchored, else every image of the folder."""
+    known = {entry.file: entry for entry in stated.sections or []}
+    if file is not None:
+        return [known.get(file, Entry(file=file))]
+    present = [p.name for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+    wanted = list(known) or list(anchors) or present
+    skipped.extend((name, "is not listed in sections.json or the series") for name in present if name not in set(wanted))
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in UNREAD:
+            skipped.append((path.name, "format is not read; convert it to OME-Zarr or OME-TIFF (QuPath, bioformats2raw)"))
+    return [known.get(name, Entry(file=name)) for name in wanted]
+
+
+def _section(
+    folder: Path,
+    entry: Entry,
+    stated: Stated,
+    anchor: quicknii.Anchor | None,
+    space: Space | None,
+    series_um: float | None,
+) -> ImageSection:
+    path = sidecar.inside(folder, entry.file)
+    if not path.exists():
+        raise Refused(f"{entry.file} should exist.", found="no such file.", cause="listed, but moved or not copied.")
+    if entry.sha256 is not None:
+        _verify(path, entry.sha256)
+    picture = image(path, entry, stated)
+    table = spots.table_of(path)
+    pixel_um, notes = _pixel_um(picture, stated.of(entry, "pixel_um"), table, series_um)
+    height, width = picture.sizes[0]
+    width_um, height_um = width * pixel_um, height * pixel_um
+    to_mm: NDArray[np.float64]
+    if entry.to_mm is not None:
+        to_mm = np.array(entry.to_mm, np.float64)
+    elif anchor is not None:
+        if abs(np.log(width / height * anchor.height / anchor.width)) > 0.02:
+            raise Refused(
+                f"{entry.file} should have the shape of the registered image, {anchor.width} x {anchor.height}.",
+                found=f"{width} x {height}.",
+                cause="a cropped or turned copy.",
+            )
+        to_mm = anchor.to_mm(width_um, height_um)
+        across, down = anchor.pixel_um
+        if abs(np.log(down / across)) > 0.05:
+            notes.append(f"registration stretches height over width by {down / across:.2f}")
+    elif space is not None:
+        raise Refused(
+            f"{entry.file} should have a place in space '{space.name}'.",
+            found="no to_mm and no anchoring.",
+            do='add to_mm, or set "space": "unregistered".',
+        )
+    else:
+        to_mm = np.array([[0.001, 0, 0], [0, 0.001, 0], [0, 0, 0]], np.float64)
+    sidecar.check_transform(to_mm, where=entry.file)
+    points = sidecar.inside(folder, entry.points) if entry.points is not None else table
+    return ImageSection(
+        id=entry.id or path.stem,
+        subject=stated.of(entry, "subject") or folder.resolve().name,
+        image=picture,
+        native_um=pixel_um,
+        to_mm=to_mm,
+        points=points
+        if points is None
+        else sidecar.read_points(points, pixel_um=pixel_um, width_um=width_um, height_um=height_um),
+        stated_dark=stated.of(entry, "dark_stain"),
+        notes=[*picture.notes, *notes],
+    )
+
+
+def _pixel_um(
+    picture: Image, stated: float | None, table: Path | None, series_um: float | None
+) -> tuple[float, list[str]]:
+    """Pixel size: stated, else the file's own, else from the spots' pitch, else from the registration."""
+    if stated is not None and picture.pixel_um is not None and abs(np.log(stated / picture.pixel_um)) > 0.02:
+        raise Refused(
+            f"{Path(picture.name).name}: stated pixel size and the file's own should agree within 2 %.",
+            found=f"{stated:g} um stated, {picture.pixel_um:g} um in the file.",
+            do="correct the one that is wrong; the file's wins nothing by itself.",
+        )
+    pixel_um, note = stated or picture.pixel_um, ""
+    if pixel_um is None and table is not None:
+        pixel_um = spots.pixel_um_from(table)
+        note = f"pixel size {pixel_um:.3f} um measured from the spots' pitch of {spots.PITCH_UM:g} um"
+    if pixel_um is None and series_um is not None:
+        pixel_um = series_um
+        note = f"pixel size {pixel_um:.3f} um derived from the registration (median over the series' widths)"
+    if pixel_um is None:
+        raise Refused(
+            f"{Path(picture.name).name} should have a pixel size.",
+            found="none in the file.",
+            do='state it in sections.json: {"pixel_um": 2.0}.',
+        )
+    if not 0.01 <= pixel_um <= 1000:
+        raise Refused(
+            f"{Path(picture.name).name} should have pixels of 0.01 to 1000 um.",
+            found=f"{pixel_um:g} um.",
+            cause="nm or mm given as um.",
+        )
+    return float(pixel_um), [note] if note else []
+
+
+def _verify(path: Path, expected: str) -> None:
+    with path.open("rb") as handle:
+        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    if found != expected.lower():
+        from brodmann.errors import Corrupt
+
+        raise Corrupt(f"{path.name} should have SHA-256 {expected[:16]}...", found=f"{found[:16]}...", do="copy it again.")
+
+
+def _state(folder: Path, entry: Entry, section: ImageSection) -> bytes:
+    """Hash of one section: its bytes (ends and sizes), its place, its points."""
+    path = sidecar.inside(folder, entry.file)
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    # Reading the ends of every chunk of a large store would take minutes: all sizes, but the bytes of 64 files.
+    every = max(len(files) // 64, 1)
+    for number, file in enumerate(files):
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(folder).as_posix()}:{size};".encode())
+        if number % every == 0 or file.suffix == ".json" or file.name.startswith(".z"):
+            with file.open("rb") as handle:
+                digest.update(handle.read(65536))
+                handle.seek(max(size - 65536, 0))
+                digest.update(handle.read(65536))
+    said = (section.id, section.subject, section.native_um, section.stated_dark, section.image.sizes)
+    digest.update(repr(said).encode())
+    digest.update(section.to_mm.tobytes())
+    if section.points is not None:
+        digest.update(section.points.to_csv(index=False).encode())
+    return digest.digest()

@@ -1,0 +1,144 @@
+"""Where patches come from: sections with a pixel size, a stain polarity and a place in a space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from brodmann.errors import Refused
+from brodmann.patches.recipe import Recipe
+from brodmann.space import Space
+
+
+class Section(Protocol):
+    """One section of one brain; reads pixels only when asked, from any thread.
+
+    Attributes
+    ----------
+    id : str
+        Unique in its source.
+    subject : str
+        The brain.
+    width_um, height_um : float
+        Size of the image on the slide.
+    native_um : float
+        Finest pixel size.
+    channels : int
+        1 or 3.
+    dark_stain : bool
+        True: stain darker than the slide (brightfield); False: bright on dark.
+    background : tuple of int
+        Value of the empty slide, used outside the image.
+    points : DataFrame or None
+        Own sample points: ``x_um``, ``y_um``, optional ``angle_deg``, ``u_mm``, ``v_mm``, label columns.
+    """
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def subject(self) -> str: ...
+    @property
+    def width_um(self) -> float: ...
+    @property
+    def height_um(self) -> float: ...
+    @property
+    def native_um(self) -> float: ...
+    @property
+    def channels(self) -> int: ...
+    @property
+    def dark_stain(self) -> bool: ...
+    @property
+    def background(self) -> tuple[int, ...]: ...
+    @property
+    def points(self) -> pd.DataFrame | None: ...
+
+    def crop(
+        self, x_um: float, y_um: float, *, size_px: int, pixel_um: float, angle_deg: float = 0.0
+    ) -> NDArray[np.uint8]:
+        """Patch (C, size_px, size_px) centred on (x_um, y_um), at exactly ``pixel_um``, turned by ``angle_deg``."""
+        ...
+
+    def overview(self, pixel_um: float) -> NDArray[np.uint8]:
+        """Whole section (C, H, W) at ``pixel_um``."""
+        ...
+
+    def place(self, xy_um: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Positions (n, 2) in um from the top left corner -> (n, 3) mm in the source's space."""
+        ...
+
+
+@dataclass
+class Source:
+    """Sections of one data set in one space.
+
+    Parameters
+    ----------
+    space : Space
+        Where `Section.place` leads.
+    sections : list of Section
+    fingerprint : str
+        Hash of the files (sizes, first and last bytes, metadata) and of the transforms; times do not count.
+    name : str
+        Name for messages and reports.
+    skipped : list of (str, str)
+        Files left out, and why.
+    reader : str
+        Which layout was recognised.
+    """
+
+    space: Space
+    sections: list[Section]
+    fingerprint: str
+    name: str
+    skipped: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    reader: str = "memory"
+
+
+def open(recipe: Recipe, data: str | Path | Source) -> Source:
+    """Open sections: a folder with a sidecar, a folder of images, one image, or a ready `Source`.
+
+    Nothing but headers is read. A file that does not pass the gate is left out and listed in ``skipped``.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Says which pixel size and channels will be asked for, so that impossible wishes are refused here.
+    data : path or Source
+
+    Raises
+    ------
+    Refused
+        If nothing readable is found, or the sections cannot serve the recipe.
+    """
+    if isinstance(data, Source):
+        return data
+    from brodmann.patches import readers
+
+    source = readers.read(Path(data))
+    _serves(recipe, source)
+    return source
+
+
+def _serves(recipe: Recipe, source: Source) -> None:
+    """Refuse a recipe whose detail or points the sections do not hold."""
+    asked = recipe.samples.pixel_um
+    coarse = [section for section in source.sections if section.native_um > 2 * asked]
+    if coarse:
+        raise Refused(
+            f"sections should hold detail of {asked:g} um (samples.pixel_um).",
+            found=f"{len(coarse)} of {len(source.sections)} have larger pixels, e.g. {coarse[0].id}: "
+            f"{coarse[0].native_um:g} um.",
+            cause="a wrong pixel size, or images too coarse for this recipe.",
+            do=f"correct the pixel size, or set samples.pixel_um to {coarse[0].native_um:.3g} or more.",
+        )
+    if recipe.samples.where != "grid" and all(section.points is None for section in source.sections):
+        raise Refused(
+            f'samples.where = "{recipe.samples.where}" needs sections with their own points.',
+            found=f"none of the {len(source.sections)} sections in {source.name} has any.",
+            do='give "points" in sections.json, or set samples.where = "grid".',
+        )
