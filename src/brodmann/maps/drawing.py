@@ -109,14 +109,13 @@ def short(text: str, limit: int) -> str:
 def scale_bar(axes: Axes, width_mm: float, *, colour: str = INK) -> float:
     """Bar of a round length (about a fifth of ``width_mm``) under the lower left of axes in mm; returns its length."""
     length = round_length(width_mm / 5)
-    low, high = axes.get_ylim()
-    down, left = (low - high), min(axes.get_xlim())  # image axes: y runs down, so low > high
-    y = low + 0.035 * down
+    below = axes.get_xaxis_transform()  # x in mm, y as a fraction of the axes' height
+    left = min(axes.get_xlim())
+    inches = axes.figure.get_figheight() * axes.get_position().height
+    y = -0.14 / max(inches, 0.1)
     text = f"{length * 1000:g} µm" if length < 0.1 else f"{length:g} mm"
-    bar = axes.plot([left, left + length], [y, y], color=colour, linewidth=2, solid_capstyle="butt", clip_on=False)
-    label = axes.text(left + length + 0.012 * width_mm, y, text, color=colour, va="center", fontsize=8, clip_on=False)
-    for artist in (*bar, label):
-        artist.set_in_layout(True)
+    axes.plot([left, left + length], [y, y], color=colour, linewidth=2, solid_capstyle="butt", clip_on=False, transform=below)
+    axes.text(left + length + 0.012 * width_mm, y, text, color=colour, va="center", fontsize=8, transform=below)
     return length
 
 

@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from brodmann.errors import Refused
-from brodmann.maps.colours import rgb
-from brodmann.maps.drawing import FAINT, bare, canvas, legend, save, scale_bar, short, style, thousands
+from brodmann.maps.colours import ink, rgb
+from brodmann.maps.drawing import FAINT, bare, legend, save, scale_bar, short, style, thousands
 from brodmann.maps.labels import Key, Picture, aligned, spacing_um
 from brodmann.maps.raster import REACH, blend, raster, samples_of
 
@@ -91,52 +91,83 @@ def paint(
     width, height = picture.width_um / 1000, picture.height_um / 1000
     shown = [(title, predicted)] if true is None else [(title, predicted), (truth_title, true)]
     across = min(5.6, 6.0 * width / height)
+    tall = across * height / width
     with style():
-        figure = canvas(across * len(shown) + 1.7, across * height / width + 0.85)
-        grid = figure.add_gridspec(1, len(shown) + 1, width_ratios=[1.0] * len(shown) + [1.5 / across])
+        figure, panels, side = frames(len(shown), across=across, tall=tall)
         rasters: list[NDArray[np.uint16]] = []
-        for column, (name, series) in enumerate(shown):
+        for axes, (name, series) in zip(panels, shown, strict=True):
             image, values = overlay(
                 table, series, picture, pixel_um=pixel, key=key, opacity=opacity, stain=stain, reach_um=reach_um
             )
             rasters.append(values)
-            axes = figure.add_subplot(grid[0, column])
-            extent = (0, image.shape[1] * pixel / 1000, image.shape[0] * pixel / 1000, 0)
-            axes.imshow(image, extent=extent)
+            extent = (0.0, image.shape[1] * pixel / 1000, image.shape[0] * pixel / 1000, 0.0)
+            axes.imshow(image, extent=extent, aspect="auto")
             bare(axes)
             axes.set_title(name)
-            if not column:
-                scale_bar(axes, extent[1])
-                if true is not None:
-                    wrong_from = axes, extent
+            write_names(axes, values, key, mm_per_pixel=pixel / 1000, inches=tall)
+        scale_bar(panels[0], width)
         here = samples_of(table, predicted, picture)[1]
         note = f"{thousands(int(here.notna().sum()), 'samples')}, pixel {pixel:.3g} µm"
         if true is not None:
+            outline(panels[0], (rasters[0] != rasters[1]) & (rasters[0] > 0) & (rasters[1] > 0), pixel / 1000)
             both = true.loc[here.index]
             known = (both.notna() & here.notna()).to_numpy()
-            wrong = (rasters[0] != rasters[1]) & (rasters[0] > 0) & (rasters[1] > 0)
-            outline(*wrong_from, wrong)  # type: ignore[reportPossiblyUnbound]
             if known.any():
                 same = float((both[known].astype(str) == here[known].astype(str)).mean())
-                note += f", {same:.0%} of {int(known.sum()):,} labelled agree; disagreement outlined"
-        present = np.unique(np.concatenate([r.ravel() for r in rasters]))
+                note += f"  ·  {same:.0%} of {int(known.sum()):,} labelled agree, disagreement outlined"
+        present = np.unique(np.concatenate([np.unique(values) for values in rasters]))
         names = [key.names[value - 1] for value in present if value]
-        side = figure.add_subplot(grid[0, -1])
-        side.axis("off")
         legend(side, {name: key.mapping[name] for name in names[:40]}, loc="upper left", bbox_to_anchor=(0, 1))
-        figure.suptitle(f"{short(picture.id, 48)}  ·  {short(picture.subject, 24)}", x=0.01, ha="left", fontweight="bold", fontsize=10.5)
-        figure.supxlabel(note, x=0.01, ha="left", fontsize=8, color=FAINT)
+        heading = f"{short(picture.id, 48)}  ·  {short(picture.subject, 24)}"
+        figure.text(0.15 / figure.get_figwidth(), 1 - 0.22 / figure.get_figheight(), heading, fontweight="bold", fontsize=10.5, va="center")
+        figure.text(0.15 / figure.get_figwidth(), 0.16 / figure.get_figheight(), note, fontsize=8, color=FAINT, va="center")
     return save(figure, out)
 
 
-def outline(axes: Any, extent: tuple[float, float, float, float], wrong: NDArray[np.bool_]) -> None:
+def frames(count: int, *, across: float, tall: float, side: float = 1.7) -> tuple[Any, list[Any], Any]:
+    """Figure with ``count`` equal image axes in a row (inches) and an empty one for the legend at their right."""
+    from matplotlib.figure import Figure
+
+    gap, above, below = 0.15, 0.75, 0.6
+    width, height = gap + count * (across + gap) + side, above + tall + below
+    figure = Figure(figsize=(width, height))
+    panels = [
+        figure.add_axes(((gap + i * (across + gap)) / width, below / height, across / width, tall / height))
+        for i in range(count)
+    ]
+    rest = figure.add_axes((1 - side / width, below / height, (side - gap) / width, tall / height))
+    rest.axis("off")
+    return figure, panels, rest
+
+
+def write_names(axes: Any, values: NDArray[np.uint16], key: Key, *, mm_per_pixel: float, inches: float) -> None:
+    """Write each name where its region is widest, if it fits there: colour is then not the only cue."""
+    from matplotlib.patheffects import withStroke
+    from scipy.ndimage import distance_transform_edt
+
+    step = max(1, max(values.shape) // 400)
+    small = np.pad(values[::step, ::step], 1)
+    for value in np.unique(small):
+        if not value:
+            continue
+        depth = cast("Any", distance_transform_edt)(small == value)
+        row, column = np.unravel_index(int(depth.argmax()), depth.shape)
+        name, room = short(key.names[value - 1], 14), float(depth.max()) / small.shape[0] * inches * 72  # points
+        if room < 5 or len(name) * 2.6 > room * 1.2:
+            continue
+        colour = key.colours[value - 1]
+        axes.text(
+            (column - 0.5) * step * mm_per_pixel, (row - 0.5) * step * mm_per_pixel, name, ha="center", va="center",
+            fontsize=7.5, color=ink(colour), path_effects=[withStroke(linewidth=1.8, foreground=colour)],
+        )  # fmt: skip
+
+
+def outline(axes: Any, wrong: NDArray[np.bool_], mm_per_pixel: float) -> None:
     """Draw the border of ``wrong`` pixels: black under white, so that it shows on every colour."""
     if not wrong.any():
         return
-    height, width = wrong.shape
-    x = (np.arange(width) + 0.5) / width * extent[1]
-    y = (np.arange(height) + 0.5) / height * extent[2]
-    for colour, thickness in (("#000000", 1.5), ("#FFFFFF", 0.6)):
+    x, y = ((np.arange(n) + 0.5) * mm_per_pixel for n in wrong.shape[::-1])
+    for colour, thickness in (("#000000", 1.6), ("#FFFFFF", 0.7)):
         axes.contour(x, y, wrong.astype(float), levels=[0.5], colors=colour, linewidths=thickness)
 
 

@@ -1,0 +1,258 @@
+"""Figures of scores: what is confused with what, what beats which baseline, how training went, what labels cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from brodmann.errors import Refused
+from brodmann.maps.colours import ink
+from brodmann.maps.drawing import ACCENT, FAINT, GRID, INK, canvas, series_colours, short, style, thousands
+
+Interval = tuple[float, float, float]
+"""Value, lower and upper end of its interval; NaN ends where none is known."""
+
+
+def confusion_table(truth: Sequence[str] | pd.Series[Any], predicted: Sequence[str] | pd.Series[Any]) -> pd.DataFrame:
+    """Counts of (true, predicted), classes ordered so that those confused with one another are neighbours.
+
+    Parameters
+    ----------
+    truth, predicted : (n,) str
+        Pairs in which either is missing are left out.
+
+    Returns
+    -------
+    DataFrame
+        (c, c) int64; rows are true classes, columns predicted ones, in the same order. The order is the optimal leaf
+        order of average linkage on ``1 - (p_ij + p_ji) / 2`` with p the row-normalised confusion.
+    """
+    from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
+    from scipy.spatial.distance import squareform
+
+    a, b = pd.Series(list(truth), dtype=object), pd.Series(list(predicted), dtype=object)
+    known = (a.notna() & b.notna()).to_numpy()
+    a, b = a[known].astype(str), b[known].astype(str)
+    names = sorted({*a, *b})
+    if not names:
+        raise Refused("a confusion matrix needs samples with a true and a predicted label.", found="none.")
+    counts = pd.crosstab(a, b).reindex(index=names, columns=names, fill_value=0)
+    if len(names) > 2:
+        table = counts.to_numpy(dtype=float)
+        share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+        away = 1 - (share + share.T) / 2
+        np.fill_diagonal(away, 0)
+        flat = squareform(away, checks=False)
+        order = cast("Any", leaves_list(optimal_leaf_ordering(linkage(flat, "average"), flat)))
+        counts = counts.iloc[order, order]
+    counts.index.name, counts.columns.name = "true", "predicted"
+    return counts.astype(np.int64)
+
+
+def confusion(counts: pd.DataFrame, *, title: str = "What is taken for what") -> Figure:
+    """Row-normalised confusion in percent; each row names its n. Numbers are written for up to 20 classes."""
+    table = counts.to_numpy(dtype=float)
+    total = table.sum(axis=1)
+    percent = 100 * table / np.maximum(total[:, None], 1)
+    size = float(np.clip(0.34 * len(counts), 2.6, 9))
+    with style():
+        figure = canvas(size + 2.2, size + 1.5)
+        axes = figure.add_subplot()
+        cells = [[_shade(value) for value in row] for row in percent]
+        axes.imshow(np.array(cells) / 255.0, aspect="equal")
+        names = [short(str(name), 18) for name in counts.index]
+        small = 7.5 if len(names) <= 25 else 5.5
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=small)
+        axes.set_yticks(
+            range(len(names)), [f"{n}  ({int(t):,})" for n, t in zip(names, total, strict=True)], fontsize=small
+        )
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true  (n samples)")
+        axes.tick_params(length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        axes.set_xticks(np.arange(len(names) + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(len(names) + 1) - 0.5, minor=True)
+        axes.grid(which="minor", color="white", linewidth=1.2)
+        axes.tick_params(which="minor", length=0)
+        if len(names) <= 20:
+            for (i, j), value in np.ndenumerate(percent):
+                if value >= 0.5:
+                    shade = "#{:02X}{:02X}{:02X}".format(*cells[i][j].astype(int))
+                    axes.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=7, color=ink(shade))
+        hit = float(np.trace(table) / max(table.sum(), 1))
+        axes.set_title(f"{title}\n% of each true class; {hit:.0%} of {int(table.sum()):,} samples on the diagonal")
+        axes.title.set_fontsize(9)
+    return figure
+
+
+def _shade(percent: float) -> NDArray[np.float64]:
+    """White to deep blue, in equal steps of lightness, so that print and all eyes read it."""
+    stops = np.array([[247, 249, 252], [198, 219, 239], [107, 162, 206], [33, 102, 172], [8, 48, 107]], dtype=float)
+    x = np.clip(percent / 100, 0, 1) ** 0.7 * (len(stops) - 1)
+    i = min(int(x), len(stops) - 2)
+    return stops[i] + (x - i) * (stops[i + 1] - stops[i])
+
+
+def baselines(
+    scores: Mapping[str, Mapping[str, Interval]], *, metric: str, n: str, title: str = "Against every baseline"
+) -> Figure:
+    """Score and baselines as dots with intervals, one group per question.
+
+    Parameters
+    ----------
+    scores : mapping
+        Question (e.g. ``"area, brain held out"``) to {method: (value, low, high)}; the first method is the features.
+    metric : str
+        Name of the score, with its unit if it has one.
+    n : str
+        Size of the test, e.g. ``"9,312 patches, 30 sections"``.
+    """
+    methods = list(dict.fromkeys(name for group in scores.values() for name in group))
+    tones = series_colours(methods)
+    rows = [(question, name, group[name]) for question, group in scores.items() for name in methods if name in group]
+    with style():
+        figure = canvas(6.6, 0.9 + 0.3 * len(rows) + 0.35 * len(scores))
+        axes = figure.add_subplot()
+        y, ticks, labels = 0.0, [], []
+        for index, (question, name, (value, low, high)) in enumerate(rows):
+            if not index or rows[index - 1][0] != question:
+                y += 0.6 if index else 0
+                if len(scores) > 1:
+                    axes.text(0, y, question, transform=axes.get_yaxis_transform(), fontweight="bold", va="center")
+                    y += 0.9
+            first = name == methods[0]
+            if np.isfinite(low) and np.isfinite(high):
+                axes.plot([low, high], [y, y], color=tones[name], linewidth=2.4 if first else 1.6, solid_capstyle="round")
+            axes.plot([value], [y], "o", color=tones[name], markersize=8 if first else 6, markeredgecolor="white")
+            edge = high if np.isfinite(high) else value
+            axes.annotate(
+                f"{value:.3g}", (edge, y), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8,
+                fontweight="bold" if first else "normal",
+            )  # fmt: skip
+            if first:
+                axes.axvline(value, color=ACCENT, linewidth=0.8, alpha=0.35, zorder=0) if len(scores) == 1 else None
+            ticks.append(y)
+            labels.append(short(name, 34))
+            y += 1
+        axes.set_yticks(ticks, labels)
+        axes.set_ylim(y - 0.3, -0.7)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x")
+        finite = [v for _, _, interval in rows for v in interval if np.isfinite(v)]
+        axes.set_xlim(min(0.0, *finite), max(finite) + 0.14 * (max(finite) - min(0.0, *finite) or 1))
+        axes.set_xlabel(f"{metric}   (n = {n}; bars: 95 % interval)")
+        axes.set_title(title)
+    return figure
+
+
+def learning(records: Sequence[Mapping[str, Any]], *, title: str = "Training") -> Figure:
+    """Loss with its parts, and the learning rate, over steps; thin raw lines under a running median.
+
+    Parameters
+    ----------
+    records : sequence of mappings
+        Lines of ``metrics.jsonl``: ``step``, ``loss`` (or ``total``), optional parts (a mapping, or flat keys
+        ``loss.<part>``) and ``lr``. A step written twice after a resume counts once, the last time.
+    """
+    by_step = {int(record["step"]): record for record in records if "step" in record}
+    ordered = [by_step[step] for step in sorted(by_step)]
+    if not ordered:
+        raise Refused("a learning curve needs records with a step.", found=f"{len(records)} records.")
+    steps = np.array([int(record["step"]) for record in ordered])
+    curves = {"loss": [_number(record.get("loss", record.get("total"))) for record in ordered]}
+    parts = sorted({name for record in ordered for name in _parts(record)})
+    for name in parts if len(parts) > 1 else []:
+        curves[name] = [_parts(record).get(name, np.nan) for record in ordered]
+    rates = np.array([_number(record.get("lr")) for record in ordered])
+    tones = series_colours(list(curves))
+    with style():
+        figure = canvas(6.6, 3.6 if np.isfinite(rates).any() else 2.8)
+        grid = figure.add_gridspec(2, 1, height_ratios=[3, 1]) if np.isfinite(rates).any() else figure.add_gridspec(1, 1)
+        axes = figure.add_subplot(grid[0, 0])
+        for name, values in curves.items():
+            raw = pd.Series(values, dtype=float)
+            smooth = raw.rolling(max(5, len(raw) // 40), center=True, min_periods=1).median()
+            axes.plot(steps, raw, color=tones[name], linewidth=0.6, alpha=0.3)
+            axes.plot(steps, smooth, color=tones[name], linewidth=1.8, label=name)
+        if len(curves) > 1:
+            axes.legend()
+        axes.set_ylabel("loss (nats)")
+        axes.grid(axis="y")
+        last = pd.Series(curves["loss"], dtype=float).tail(max(1, len(ordered) // 40)).median()
+        axes.set_title(f"{title}: {int(steps[-1]) + 1:,} steps, last loss {last:.3g}")
+        if np.isfinite(rates).any():
+            lower = figure.add_subplot(grid[1, 0], sharex=axes)
+            lower.plot(steps, rates, color=FAINT, linewidth=1.4)
+            lower.set_ylabel("learning\nrate")
+            lower.grid(axis="y")
+            lower.set_ylim(bottom=0)
+            axes.tick_params(labelbottom=False)
+            axes = lower
+        axes.set_xlabel("optimiser step")
+        axes.set_xlim(steps[0], max(steps[-1], steps[0] + 1))
+    return figure
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
+def _parts(record: Mapping[str, Any]) -> dict[str, float]:
+    """Parts of the loss in one record, nested or flat."""
+    nested = record.get("parts", {})
+    flat = {key.split(".", 1)[1]: value for key, value in record.items() if key.startswith(("loss.", "parts."))}
+    items = {**(cast("Mapping[str, Any]", nested) if isinstance(nested, Mapping) else {}), **flat}
+    return {str(name): _number(value) for name, value in items.items()}
+
+
+def efficiency(
+    curves: Mapping[str, Mapping[int, Interval]], *, metric: str, n: str, title: str = "What labels buy"
+) -> Figure:
+    """Score over the number of labels, on a log axis; bands are intervals.
+
+    Parameters
+    ----------
+    curves : mapping
+        Method to {number of labels: (value, low, high)}; the first method is the features.
+    metric, n : str
+        Name of the score; size of the test.
+    """
+    tones = series_colours(list(curves))
+    with style():
+        figure = canvas(5.6, 3.4)
+        axes = figure.add_subplot()
+        for name, points in curves.items():
+            x = np.array(sorted(points), dtype=float)
+            y = np.array([points[int(k)] for k in x])
+            first = name == next(iter(curves))
+            if np.isfinite(y[:, 1:]).all():
+                axes.fill_between(x, y[:, 1], y[:, 2], color=tones[name], alpha=0.15, linewidth=0)
+            axes.plot(
+                x, y[:, 0], "-o", color=tones[name], linewidth=2.2 if first else 1.5, markersize=5, markeredgecolor="white"
+            )
+            axes.annotate(
+                short(name, 26), (x[-1], y[-1, 0]), xytext=(8, 0), textcoords="offset points", va="center",
+                color=INK, fontsize=8, fontweight="bold" if first else "normal",
+            )  # fmt: skip
+        axes.set_xscale("log")
+        every = sorted({k for points in curves.values() for k in points})
+        axes.set_xticks(every, [f"{k:,}" for k in every])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel("labelled samples for training")
+        axes.set_ylabel(metric)
+        axes.grid(axis="y", color=GRID)
+        axes.set_title(f"{title}  (test n = {n})")
+    return figure
+
+
+def n_text(places: pd.DataFrame, *, noun: str = "samples") -> str:
+    """``9,312 patches, 30 sections, 4 brains`` of a table's ``obs``."""
+    counts = [(len(places), noun), (places["section"].nunique(), "sections"), (places["subject"].nunique(), "brains")]
+    return ", ".join(thousands(int(count), name) for count, name in counts)
