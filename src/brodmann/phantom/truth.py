@@ -1,0 +1,79 @@
+"""What is known of every place on a phantom's section."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from brodmann.phantom import areas
+from brodmann.phantom.brain import Brain
+from brodmann.phantom.cut import Plane
+from brodmann.phantom.sheet import LENGTH_MM, NETWORKS, WIDTH_MM
+from brodmann.phantom.stain import Ribbon
+
+Array = NDArray[np.float64]
+_REACH_UM = 1500.0
+
+
+def table(brain: Brain, plane: Plane, line: Ribbon, tubes: Array, spacing_mm: float) -> pd.DataFrame:
+    """Points every ``spacing_mm`` along the mid-cortical line, within the sheet, with everything known of them.
+
+    Columns: ``x_um, y_um, angle_deg`` (turns a patch pia up), ``u_mm, v_mm`` (registered), ``u_true_mm, v_true_mm``,
+    ``s_mm, t_mm`` (the brain's own sheet), ``x_mm, y_mm, z_mm``, ``area, network, axis, thickness_mm``,
+    ``curvature`` (mean, 1/mm, crowns positive), ``cutting_angle_deg`` (0: cortical normal in the section),
+    ``border_mm`` (to the nearest other area), ``vessel`` (area fraction within 1.5 mm),
+    ``density_L1 ... L6`` (cells per mm2 of section; 0 where a layer is absent) and ``size_L1 ... L6`` (mean diameter, um).
+    """
+    pick = np.arange(0, len(line.xy_um), max(1, round(spacing_mm / 0.05)))
+    st = line.line_mm[pick]
+    pick = pick[(st[:, 0] >= 0) & (st[:, 0] <= LENGTH_MM) & (st[:, 1] >= 0) & (st[:, 1] <= WIDTH_MM)]
+    st, xy, up = line.line_mm[pick], line.xy_um[pick], line.up[pick]
+    registered, true, xyz = brain.at(brain.registered_mm, st), brain.at(brain.true_mm, st), plane.place(xy)
+    columns: dict[str, object] = {
+        "x_um": xy[:, 0], "y_um": xy[:, 1], "angle_deg": np.rad2deg(np.arctan2(up[:, 0], -up[:, 1])),
+        "u_mm": registered[:, 0], "v_mm": registered[:, 1], "u_true_mm": true[:, 0], "v_true_mm": true[:, 1],
+        "s_mm": st[:, 0], "t_mm": st[:, 1], "x_mm": xyz[:, 0], "y_mm": xyz[:, 1], "z_mm": xyz[:, 2],
+        "area": np.asarray(areas.NAMES)[brain.nearest(brain.area, st)],
+        "network": np.asarray(NETWORKS)[brain.nearest(brain.network, st)],
+        "axis": brain.at(brain.axis, st),
+        "curvature": brain.at(brain.curvature[..., 0], st),
+        "cutting_angle_deg": np.rad2deg(np.arccos(np.clip(line.cosine[pick], 0, 1))),
+        "border_mm": brain.at(brain.border_mm, st),
+        "vessel": _vessel_fraction(xy, tubes),
+    }  # fmt: skip
+    columns.update(layers(brain.at(brain.cyto, st)))
+    return pd.DataFrame(columns)
+
+
+def layers(cyto: Array) -> dict[str, Array]:
+    """Thickness, and local cell density and mean size of each layer, from rows (n, parameters) of `Brain.cyto`."""
+    edges = cyto[:, areas.EDGES]
+    share = np.diff(edges, axis=1, prepend=0.0)
+    spread, grain = cyto[:, areas.TEXTURE][:, 3], cyto[:, areas.TEXTURE][:, 4]
+    density = np.exp(cyto[:, areas.DENSITY]) / grain[:, None]
+    size = np.exp(cyto[:, areas.SIZE]) * (np.sqrt(grain) * np.exp(-(spread**2) / 2))[:, None]
+    out: dict[str, Array] = {"thickness_mm": cyto[:, 0]}
+    for layer in range(1, 7):
+        part = areas.LAYER_OF == layer
+        width = share[:, part].sum(axis=1)
+        cells = (share * density)[:, part].sum(axis=1)
+        there = width > 0.01
+        safe = np.where(there, cells, 1.0)
+        out[f"density_L{layer}"] = np.where(there, cells / np.maximum(width, 1e-9), 0.0)
+        out[f"size_L{layer}"] = np.where(there, (share * density * size)[:, part].sum(axis=1) / safe, np.nan)
+    return out
+
+
+def _vessel_fraction(xy_um: Array, tubes: Array) -> Array:
+    """Area of vessels within 1.5 mm of each place over the area of that disc."""
+    if not len(tubes):
+        return np.zeros(len(xy_um))
+    middle = (tubes[:, :2] + tubes[:, 2:4]) / 2
+    outer = tubes[:, 4] + tubes[:, 5]
+    length = np.linalg.norm(tubes[:, 2:4] - tubes[:, :2], axis=1)
+    # A lone disc counts as one; pieces of a chain share their ends.
+    size = 2 * outer * length + np.where(length > 40, 0.0, np.pi * outer**2)
+    hits = cKDTree(middle).query_ball_point(xy_um, _REACH_UM)
+    return np.array([size[hit].sum() for hit in hits]) / (np.pi * _REACH_UM**2)
