@@ -126,7 +126,7 @@ def embedding(
     count = len(panels) + (place is not None)
     across = min(count, 3)
     down = -(-count // across)
-    dots = float(np.clip(36_000 / max(len(shown.rows), 1), 1.2, 14))
+    dots = float(np.clip(16_000 / max(len(shown.rows), 1), 0.8, 14))
     order = stream(0, "draw order", len(shown.rows)).permutation(len(shown.rows))  # no class hides another
     with style():
         figure = canvas(3.75 * across, 4.05 * down + 0.3)
@@ -176,7 +176,7 @@ def _places(table: AnnData) -> tuple[NDArray[np.float64] | None, str, NDArray[np
         return None, "", np.zeros((0, 2))
     xyz = np.asarray(cast("Any", table.obsm["xyz"]), dtype=np.float64)
     widest = np.sort(np.argsort(np.ptp(xyz, axis=0))[1:])
-    return xyz, "place in the brain (x, y, z as red, green, blue)", xyz[:, widest]
+    return xyz, "place (x, y, z: red, green, blue)", xyz[:, widest]
 
 
 def _dots(axes: Any, xy: NDArray[np.float32], paints: Any, size: float) -> None:

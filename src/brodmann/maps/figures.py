@@ -86,8 +86,9 @@ def confusion(counts: pd.DataFrame, *, title: str = "What is taken for what") ->
                     shade = "#{:02X}{:02X}{:02X}".format(*cells[i][j].astype(int))
                     axes.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=7, color=ink(shade))
         hit = float(np.trace(table) / max(table.sum(), 1))
-        axes.set_title(f"{title}\n% of each true class; {hit:.0%} of {int(table.sum()):,} samples on the diagonal")
-        axes.title.set_fontsize(9)
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=9.5)
+        said = f"% of each true class; {hit:.0%} of {int(table.sum()):,} samples on the diagonal"
+        figure.supxlabel(said, x=0.01, ha="left", fontsize=7.5, color=FAINT)
     return figure
 
 
@@ -153,63 +154,60 @@ def baselines(
 
 
 def learning(records: Sequence[Mapping[str, Any]], *, title: str = "Training") -> Figure:
-    """Loss with its parts, and the learning rate, over steps; thin raw lines under a running median.
+    """Loss, and under it everything else that was logged, over steps; pale raw lines under a running median.
 
     Parameters
     ----------
     records : sequence of mappings
-        Lines of ``metrics.jsonl``: ``step``, ``loss`` (or ``total``), optional parts (a mapping, or flat keys
-        ``loss.<part>``) and ``lr``. A step written twice after a resume counts once, the last time.
+        Lines of ``metrics.jsonl``: ``step``, ``loss``, and other numbers such as ``lr``, ``gradient``, ``top1``; parts
+        of the loss are a mapping ``parts`` or keys ``loss.<part>`` and share the loss's axes. A step written twice
+        (after a resume) counts once, the last time.
     """
-    by_step = {int(record["step"]): record for record in records if "step" in record}
-    ordered = [by_step[step] for step in sorted(by_step)]
+    ordered = list({int(record["step"]): record for record in records if "step" in record}.values())
+    ordered.sort(key=lambda record: int(record["step"]))
     if not ordered:
         raise Refused("a learning curve needs records with a step.", found=f"{len(records)} records.")
-    steps = np.array([int(record["step"]) for record in ordered])
-    curves = {"loss": [_number(record.get("loss", record.get("total"))) for record in ordered]}
-    parts = sorted({name for record in ordered for name in _parts(record)})
-    for name in parts if len(parts) > 1 else []:
-        curves[name] = [_parts(record).get(name, np.nan) for record in ordered]
-    rates = np.array([_number(record.get("lr")) for record in ordered])
-    tones = series_colours(list(curves))
+    flat = pd.DataFrame([_flat(record) for record in ordered], index=[int(record["step"]) for record in ordered])
+    losses = ["loss", *sorted(name for name in flat if str(name).startswith("loss."))]
+    others = sorted((str(name) for name in flat if name not in losses), key=lambda name: (name == "lr", name))[-5:]
+    losses = [name for name in losses if name in flat]
     with style():
-        figure = canvas(6.6, 3.6 if np.isfinite(rates).any() else 2.8)
-        grid = figure.add_gridspec(2, 1, height_ratios=[3, 1]) if np.isfinite(rates).any() else figure.add_gridspec(1, 1)
-        axes = figure.add_subplot(grid[0, 0])
-        for name, values in curves.items():
-            raw = pd.Series(values, dtype=float)
-            smooth = raw.rolling(max(5, len(raw) // 40), center=True, min_periods=1).median()
-            axes.plot(steps, raw, color=tones[name], linewidth=0.6, alpha=0.3)
-            axes.plot(steps, smooth, color=tones[name], linewidth=1.8, label=name)
-        if len(curves) > 1:
-            axes.legend()
-        axes.set_ylabel("loss (nats)")
-        axes.grid(axis="y")
-        last = pd.Series(curves["loss"], dtype=float).tail(max(1, len(ordered) // 40)).median()
-        axes.set_title(f"{title}: {int(steps[-1]) + 1:,} steps, last loss {last:.3g}")
-        if np.isfinite(rates).any():
-            lower = figure.add_subplot(grid[1, 0], sharex=axes)
-            lower.plot(steps, rates, color=FAINT, linewidth=1.4)
-            lower.set_ylabel("learning\nrate")
-            lower.grid(axis="y")
-            lower.set_ylim(bottom=0)
-            axes.tick_params(labelbottom=False)
-            axes = lower
-        axes.set_xlabel("optimiser step")
-        axes.set_xlim(steps[0], max(steps[-1], steps[0] + 1))
+        figure = canvas(6.6, 2.9 + 0.85 * len(others))
+        panels = figure.subplots(1 + len(others), 1, sharex=True, squeeze=False, height_ratios=[3.2] + [1] * len(others))[:, 0]
+        for axes, names in zip(panels, [losses, *([name] for name in others)], strict=True):
+            tones = series_colours(names) if names is losses else {names[0]: FAINT}
+            for name in names:
+                raw = flat[name].astype(float)
+                smooth = raw.rolling(max(5, len(raw) // 40), center=True, min_periods=1).median()
+                if name != "lr":
+                    axes.plot(raw.index, raw, color=tones[name], linewidth=0.6, alpha=0.3)
+                shown = raw if name == "lr" else smooth
+                axes.plot(raw.index, shown, color=tones[name], linewidth=1.8, label=name.removeprefix("loss."))
+            axes.grid(axis="y")
+            if names is losses:
+                axes.set_ylabel("loss (nats)")
+            else:
+                axes.set_ylabel({"lr": "learning\nrate", "gradient": "gradient\nnorm"}.get(names[0], names[0]))
+                axes.set_ylim(bottom=min(0.0, float(flat[names[0]].min())))
+                axes.locator_params(axis="y", nbins=3)
+        if len(losses) > 1:
+            panels[0].legend()
+        last = f", last loss {flat['loss'].tail(max(1, len(flat) // 40)).median():.3g}" if "loss" in flat else ""
+        panels[0].set_title(f"{title}: {int(flat.index[-1]) + 1:,} steps{last}")
+        panels[-1].set_xlabel("optimiser step")
+        panels[-1].set_xlim(flat.index[0], max(flat.index[-1], flat.index[0] + 1))
+        figure.align_ylabels()
     return figure
 
 
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else float("nan")
-
-
-def _parts(record: Mapping[str, Any]) -> dict[str, float]:
-    """Parts of the loss in one record, nested or flat."""
+def _flat(record: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers of one record; parts of the loss as ``loss.<part>``."""
     nested = record.get("parts", {})
-    flat = {key.split(".", 1)[1]: value for key, value in record.items() if key.startswith(("loss.", "parts."))}
-    items = {**(cast("Mapping[str, Any]", nested) if isinstance(nested, Mapping) else {}), **flat}
-    return {str(name): _number(value) for name, value in items.items()}
+    parts = {f"loss.{k}": v for k, v in cast("Mapping[str, Any]", nested).items()} if isinstance(nested, Mapping) else {}
+    aside = {"step", "crc", "time", "timestamp", "parts", "total"}
+    own = {key: value for key, value in record.items() if key not in aside}
+    items = {**({"loss": record["total"]} if "total" in record else {}), **own, **parts}
+    return {str(k): float(v) for k, v in items.items() if isinstance(v, int | float) and not isinstance(v, bool)}
 
 
 def efficiency(

@@ -56,7 +56,7 @@ def paint(
     out: Path | str,
     pixel_um: float | None = None,
     truth: str | pd.Series[Any] | None = None,
-    title: str = "predicted",
+    title: str | None = None,
     truth_title: str = "atlas",
     colours: Mapping[str, str] | None = None,
     stain: Literal["gray", "colour"] = "gray",
@@ -85,6 +85,7 @@ def paint(
         Of the PNG.
     """
     predicted = aligned(table, labels)
+    title = title or (labels if isinstance(labels, str) else "predicted")
     true = None if truth is None else aligned(table, truth)
     key = Key.of([*predicted, *([] if true is None else true)], colours)
     pixel = pixel_um or max(picture.width_um, picture.height_um) / 1000

@@ -1,0 +1,109 @@
+"""The methods paragraph, from the recipe and the data: for a paper, to copy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from brodmann.maps.shown import Shown, plain
+
+LOSSES = {
+    "spatialnce": (
+        "the encoder was trained without labels by SpatialNCE: for each patch, the negative mean log-probability of "
+        "its partners under a softmax over the other patches of the batch, of cosine similarities divided by a "
+        "temperature of {temperature}"
+    ),
+}
+"""Losses in words, by the name of the recipe's objective."""
+
+
+def methods(
+    recipe: Mapping[str, Any], data: Mapping[str, Any], scores: Sequence[Shown], *, steps: int | None = None
+) -> str:
+    """Paragraph on data, samples, model, training and evaluation; says nothing that it does not know.
+
+    Parameters
+    ----------
+    recipe : mapping
+        Parsed recipe (plain values).
+    data : mapping
+        Any of ``name``, ``brains``, ``sections``, ``samples``, ``space``, ``fingerprint``, ``noun`` ("patches").
+    scores : sequence of Shown
+    steps : int, optional
+        Steps really done, from the log.
+    """
+    system = str(recipe.get("system", "samples"))
+    noun = str(data.get("noun", system if system in {"patches", "cells", "neurons"} else "samples"))
+    said = [_data(data, noun), *_samples(_part(recipe, "samples"), noun), *_model(recipe, steps)]
+    said += [_score(score) for score in scores]
+    return " ".join(sentence for sentence in said if sentence)
+
+
+def _part(recipe: Mapping[str, Any], name: str) -> dict[str, Any]:
+    part = recipe.get(name, {})
+    return dict(cast("Mapping[str, Any]", part)) if isinstance(part, Mapping) else {}
+
+
+def _data(data: Mapping[str, Any], noun: str) -> str:
+    counted = [("samples", noun), ("sections", "sections"), ("brains", "brains")]
+    found = [f"{int(data[key]):,} {word if int(data[key]) != 1 else word[:-1]}" for key, word in counted if data.get(key)]
+    if not found:
+        return ""
+    of = f" of {data['name']}" if data.get("name") else ""
+    where = f", placed in the space '{data['space']}' (mm)" if data.get("space") else ""
+    listed = found[0] + (f" on {found[1]} from {found[2]}" if len(found) == 3 else "".join(f", {f}" for f in found[1:]))
+    return f"We analysed {listed}{of}{where}."
+
+
+def _samples(part: Mapping[str, Any], noun: str) -> list[str]:
+    size, pixel = part.get("size_px"), part.get("pixel_um")
+    if not (isinstance(size, int | float) and isinstance(pixel, int | float)):
+        return []
+    field = f"{size:g} x {size:g} pixels of {pixel:g} µm, a field of {size * pixel / 1000:.2g} mm"
+    where = {"grid": "on a grid over tissue", "ribbon": "along the cortical ribbon", "points": "at given points"}
+    placed = where.get(str(part.get("where")), "")
+    spacing = f", {part['spacing_mm']:g} mm apart" if isinstance(part.get("spacing_mm"), int | float) else ""
+    upright = " and turned so that the pia is up" if part.get("where") == "ribbon" and part.get("upright", True) else ""
+    return [f"{noun.capitalize()} ({field}) were taken {placed or 'from the sections'}{spacing}{upright}."]
+
+
+def _model(recipe: Mapping[str, Any], steps: int | None) -> list[str]:
+    encoder, objective, partners, fit = (_part(recipe, name) for name in ("encoder", "objective", "partners", "fit"))
+    said: list[str] = []
+    if encoder:
+        detail = "-".join(str(encoder[key]) for key in ("kind", "depth", "size") if key in encoder)
+        said.append(f"The encoder was a {detail}.")
+    kind = str(objective.get("kind", "spatialnce" if partners and objective else "")).lower()
+    if kind in LOSSES:
+        sentence = LOSSES[kind].format(temperature=objective.get("temperature", "0.1"))
+        reach = partners.get("reach_mm")
+        if reach == 0:
+            sentence += "; the only partner of a patch was its own second augmented view (SimCLR)"
+        elif isinstance(reach, int | float):
+            along = "along the cortical sheet" if partners.get("metric") == "sheet" else "in space"
+            scope = {"within": "of the same brain", "across": "of other brains", "both": "of the same or other brains"}
+            whose = scope.get(str(partners.get("scope")), "")
+            other = "" if partners.get("same_section") else ", never on the same section"
+            sentence += f"; partners were patches {whose} within {reach:g} mm {along}{other}".replace("  ", " ")
+        said.append(sentence[0].upper() + sentence[1:] + ".")
+    elif kind:
+        said.append(f"It was trained with the objective {plain(kind)}.")
+    count = steps or fit.get("steps")
+    if isinstance(count, int):
+        batch = f" of {fit['batch']:,} samples" if isinstance(fit.get("batch"), int) else ""
+        rate = f", peak learning rate {fit['lr']:g}" if isinstance(fit.get("lr"), int | float) else ""
+        name = f" with {'AdamW' if fit.get('optimizer', 'adamw') == 'adamw' else fit['optimizer'].upper()}" if fit else ""
+        seed = f"; seed {recipe['seed']}" if "seed" in recipe else ""
+        said.append(f"Training took {count:,} steps{batch}{name}{rate}{seed}.")
+    return said
+
+
+def _score(shown: Shown) -> str:
+    from brodmann.maps.shown import digits
+
+    between = f" (95% interval {shown.score.between[1:-1]})" if shown.score.between else ""
+    n = f" on n = {shown.n}" if shown.n else ""
+    split = f", split {shown.split}" if shown.split else ""
+    rivals = ", ".join(f"{name} {digits(item.value)}" for name, item in shown.baselines.items())
+    against = f"; baselines: {rivals}" if rivals else ""
+    return f"{shown.name[0].upper()}{shown.name[1:]} reached {shown.metric} {digits(shown.score.value)}{between}{n}{split}{against}."

@@ -1,0 +1,286 @@
+"""One HTML file about a run: what was asked, what came out against which baselines, and what it cannot say."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from brodmann.errors import Refused
+from brodmann.maps.methods import methods
+from brodmann.maps.page import document, encode, figure, table, text
+from brodmann.maps.shown import Shown, digits, dots, plain
+
+LARGEST = 8 * 1024 * 1024
+"""Bytes a report may have: what mail servers and browsers take without complaint."""
+Picture = tuple[str, str, Path | str]
+"""Title, caption, path of a PNG."""
+
+
+def write(
+    run_path: Path | str,
+    *,
+    title: str,
+    recipe_toml: str = "",
+    environment: Mapping[str, Any] | None = None,
+    metrics: Sequence[Mapping[str, Any]] = (),
+    scores: Sequence[Mapping[str, Any]] = (),
+    figures: Sequence[Picture] = (),
+    maps: Sequence[Picture] = (),
+    remarks: Sequence[str] = (),
+    asked: str = "",
+    data: Mapping[str, Any] | None = None,
+    files: Mapping[str, str] | None = None,
+    limit_bytes: int = LARGEST,
+) -> Path:
+    """Write ``report.html`` into the run folder; self-contained, no script, nothing remote.
+
+    Parameters
+    ----------
+    run_path : path
+        Run folder.
+    title : str
+    recipe_toml : str
+        The recipe as it was run.
+    environment : mapping
+        ``environment.json``: versions, machine; nested values are flattened.
+    metrics : sequence of mappings
+        Records of ``metrics.jsonl``.
+    scores : sequence of mappings
+        Plain scores, the headline first: ``task``, ``target``, ``metric``, ``value``, ``interval`` (or ``low``,
+        ``high``), ``n``, ``split``, ``baselines`` {name: number, (value, low, high) or mapping}, ``null``.
+    figures, maps : sequence of (title, caption, png path)
+        The first map is shown large on the first screen.
+    remarks : sequence of str
+        Limits, warnings, shortcuts: shown as text, before the methods.
+    asked : str, optional
+        The question in a sentence; by default made from the headline score.
+    data : mapping, optional
+        For the methods paragraph: ``name``, ``brains``, ``sections``, ``samples``, ``space``, ``noun``.
+    files : mapping, optional
+        Relative path to SHA-256; by default read from ``manifest.json``, or computed.
+    limit_bytes : int
+        Cap of the file's size; pictures shrink to fit.
+
+    Returns
+    -------
+    Path
+        Of the report.
+
+    Raises
+    ------
+    Refused
+        Even the smallest pictures do not fit.
+    """
+    folder = Path(run_path)
+    shown = [Shown.of(score) for score in scores]
+    listed = _files(folder) if files is None else dict(files)
+    curve = _curve(metrics, figures)
+    plot = ("Learning curves", "What was logged at each step; pale: every record, strong: running median.", curve)
+    content = b""
+    for widest, quality in ((1800, 86), (1400, 80), (1000, 72), (720, 60), (480, 45)):
+
+        def draw(picture: tuple[str, str, Any], kind: str = "", most: int = widest, best: int = quality) -> str:
+            source, size = encode(picture[2], widest=most, quality=best)
+            return figure(picture[0], picture[1], source, size=size, kind=kind)
+
+        body = [
+            _first(title, asked, shown, "".join(draw(p, "wide") for p in maps[:1])),
+            "<main>",
+            _scores(shown),
+            _section("Maps", "".join(draw(p, "wide") for p in maps[1:])),
+            _section("Figures", _pairs([draw(p) for p in figures])),
+            _section("Training", draw(plot) if curve else "", _training(metrics)),
+            _section("What this does not show", _remarks(remarks, shown)),
+            _section("Methods", _methods(recipe_toml, data or {}, shown, metrics)),
+            _section("Recipe, environment, files", _folds(recipe_toml, environment or {}, listed)),
+            "</main>",
+            f"<footer>Written by brodmann {text(_version())}. All numbers are those of the run folder's files.</footer>",
+        ]
+        content = document(title, "\n".join(part for part in body if part)).encode()
+        if len(content) <= limit_bytes:
+            target = folder / "report.html"
+            partial = target.with_name("report.html.partial")
+            partial.write_bytes(content)
+            return partial.replace(target)
+    raise Refused(
+        f"a report should have at most {limit_bytes / 1e6:.1f} MB.",
+        found=f"{len(content) / 1e6:.1f} MB with {len(maps) + len(figures)} pictures at their smallest.",
+        do="give fewer figures; the files stay in the run folder.",
+    )
+
+
+def _section(name: str, *parts: str) -> str:
+    inside = "".join(parts)
+    return f"<section><h2>{text(name)}</h2>{inside}</section>" if inside else ""
+
+
+def _first(title: str, asked: str, shown: Sequence[Shown], picture: str) -> str:
+    """First screen: question, headline score with its baselines, the large map."""
+    top = f"<h1>{text(title)}</h1>"
+    if not shown:
+        return f'<header>{top}<p class="asked">{text(asked)}</p>{picture}</header>'
+    head = shown[0]
+    of = f" {head.target}" if head.target else ""
+    question = asked or f"Can {head.task}{of} be read from the features, on tissue that was held out, better than by simpler means?"
+    facts = [("n", head.n), ("Split", head.split)]
+    told = "".join(f'<p class="fact"><b>{name}</b> {text(value)}</p>' for name, value in facts if value)
+    better = [name for name, item in head.baselines.items() if item.value >= head.score.value]
+    if head.baselines:
+        verdict = (
+            f"Not better than: {', '.join(better)}." if better else f"Above all {len(head.baselines)} baselines."
+        )
+        told += f'<p class="fact"><b>{text(verdict)}</b></p>'
+    between = f"95 % interval {head.score.between}" if head.score.between else "no interval"
+    number = (
+        f'<div><div class="what">{text(head.name)}, {text(head.metric)}</div>'
+        f'<div class="big">{digits(head.score.value)}</div><div class="between">{text(between)}</div>{told}</div>'
+    )
+    return (
+        f'<header>{top}<p class="asked">{text(question)}</p><div class="hero">{number}<div>{dots(head)}</div></div>'
+        f"{picture}</header>"
+    )
+
+
+def _scores(shown: Sequence[Shown]) -> str:
+    """Every score with every baseline, as tables."""
+    parts: list[str] = []
+    for score in shown:
+        rows: list[list[object]] = [["features", digits(score.score.value), score.score.between, ""]]
+        for name, item in score.baselines.items():
+            gap = score.score.value - item.value
+            rows.append([name, digits(item.value), item.between, f"{gap:+.3f}" if math.isfinite(gap) else ""])
+        words = ", ".join(part for part in (f"n = {score.n}" if score.n else "", score.split) if part)
+        head = ["Read from", score.metric, "95 % interval", "features minus this"]
+        parts.append(f"<h3>{text(score.name)}</h3>" + table(head, rows, caption=words, ours=0))
+        if score.more:
+            also = [[name, digits(item.value), item.between] for name, item in score.more.items()]
+            parts.append(table(["Other numbers of the same predictions", "value", "95 % interval"], also))
+    return _section("Scores", *parts)
+
+
+def _pairs(drawn: Sequence[str]) -> str:
+    return f'<div class="pair">{"".join(drawn)}</div>' if drawn else ""
+
+
+def _training(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """First and last logged numbers, for those who do not see the curve."""
+    if not metrics:
+        return ""
+    skipped = {"step", "crc", "time", "timestamp"}
+    first, last = metrics[0], metrics[-1]
+    rows = [
+        [plain(name), digits(float(first[name])), digits(float(value))]
+        for name, value in last.items()
+        if name not in skipped and isinstance(value, int | float) and isinstance(first.get(name), int | float)
+    ]
+    head = ["Logged", f"step {first.get('step', '?')}", f"step {last.get('step', '?')}"]
+    return table(head, rows) if rows else ""
+
+
+def _remarks(remarks: Sequence[str], shown: Sequence[Shown]) -> str:
+    """The caller's remarks, and what the scores themselves give away."""
+    own: list[str] = []
+    for score in shown:
+        better = [name for name, item in score.baselines.items() if item.value >= score.score.value]
+        if better:
+            own.append(f"{score.name}: {', '.join(better)} did as well as the features or better.")
+        if not score.baselines:
+            own.append(f"{score.name}: no baseline was computed, so the number alone says little.")
+        if not score.score.between:
+            own.append(f"{score.name}: no interval is known.")
+    items = "".join(f"<li>{text(item)}</li>" for item in [*remarks, *own])
+    return f'<div class="limits"><ul>{items}</ul></div>' if items else ""
+
+
+def _methods(recipe_toml: str, data: Mapping[str, Any], shown: Sequence[Shown], metrics: Sequence[Mapping[str, Any]]) -> str:
+    try:
+        recipe = tomllib.loads(recipe_toml)
+    except tomllib.TOMLDecodeError:
+        recipe = {}
+    logged = [int(record["step"]) for record in metrics if isinstance(record.get("step"), int)]
+    said = methods(recipe, data, shown, steps=max(logged) + 1 if logged else None)
+    return f'<p class="methods">{text(said)}</p>' if said else ""
+
+
+def _folds(recipe_toml: str, environment: Mapping[str, Any], files: Mapping[str, str]) -> str:
+    """What few will read, folded."""
+    parts: list[str] = []
+    if recipe_toml:
+        parts.append(f"<details><summary>Recipe</summary><pre>{text(recipe_toml)}</pre></details>")
+    if environment:
+        rows = [[name, value] for name, value in _flat(environment)]
+        parts.append(f"<details><summary>Environment</summary>{table(['What', 'Value'], rows)}</details>")
+    if files:
+        rows = [[name, value] for name, value in sorted(files.items())]
+        summary = f"Files of the run ({len(files):,}), with SHA-256"
+        inner = table(["File", "SHA-256"], rows[:400]).replace("<td>", "<td><code>").replace("</td>", "</code></td>")
+        more = f"<p>{len(rows) - 400:,} more in manifest.json.</p>" if len(rows) > 400 else ""
+        parts.append(f"<details><summary>{text(summary)}</summary>{inner}{more}</details>")
+    return "".join(parts)
+
+
+def _flat(value: Mapping[str, Any], path: str = "") -> list[tuple[str, str]]:
+    """Nested settings as ``torch.version``, value."""
+    rows: list[tuple[str, str]] = []
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            rows += _flat(cast("Mapping[str, Any]", item), f"{path}{name}.")
+        else:
+            rows.append((f"{path}{name}", str(item)))
+    return rows
+
+
+def _curve(metrics: Sequence[Mapping[str, Any]], figures: Sequence[Picture]) -> bytes | None:
+    """Learning curves as PNG, unless the caller brings them or nothing was logged."""
+    if not any("step" in record for record in metrics) or any("learning" in str(p[0]).lower() for p in figures):
+        return None
+    import io
+
+    from brodmann.maps.drawing import style
+    from brodmann.maps.figures import learning
+
+    stored = io.BytesIO()
+    with style():
+        learning(metrics).savefig(stored, format="png", dpi=190)
+    return stored.getvalue()
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """Hashes of the run's files: from its manifest if there is one, else computed; a zarr store is one entry."""
+    manifest = folder / "manifest.json"
+    if manifest.is_file():
+        found = json.loads(manifest.read_text()).get("files", {})
+        return {str(name): str(_hash_of(item)) for name, item in dict(found).items() if not str(name).startswith("report")}
+    stores = [path for path in sorted(folder.rglob("*.zarr")) if path.is_dir()]
+    result: dict[str, str] = {}
+    for store in stores:
+        if any(parent in stores for parent in store.parents):
+            continue
+        parts = [f"{p.relative_to(store)} {_digest(p)}" for p in sorted(store.rglob("*")) if p.is_file()]
+        result[f"{store.relative_to(folder)}/ ({len(parts)} files)"] = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    for path in sorted(folder.rglob("*")):
+        inside = any(parent in stores for parent in path.parents)
+        if path.is_file() and not inside and not path.name.startswith("report.html") and path.suffix != ".partial":
+            result[path.relative_to(folder).as_posix()] = _digest(path)
+    return result
+
+
+def _hash_of(item: Any) -> str:
+    """A manifest entry is the hash itself or a mapping that holds it."""
+    return str(cast("Mapping[str, Any]", item).get("sha256", "")) if isinstance(item, Mapping) else str(item)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("brodmann")

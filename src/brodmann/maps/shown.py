@@ -1,0 +1,174 @@
+"""Scores as a report shows them: one shape, whatever a task adds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from brodmann.maps.drawing import short
+from brodmann.maps.page import text
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number with its interval; ends are NaN where none is known."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+    @staticmethod
+    def of(given: Any) -> Value:
+        """From a number, (value, low, high), or a mapping with ``value`` and ``interval`` or ``low``, ``high``."""
+        if isinstance(given, Mapping):
+            item = cast("Mapping[str, Any]", given)
+            low, high = item.get("interval") or (item.get("low"), item.get("high"))
+            return Value(_number(item.get("value", item.get("mean"))), _number(low), _number(high))
+        if isinstance(given, Sequence) and not isinstance(given, str):
+            numbers = [_number(part) for part in cast("Sequence[Any]", given)]
+            return Value(*numbers[:3])
+        return Value(_number(given))
+
+    @property
+    def between(self) -> str:
+        """``[0.36, 0.46]`` or nothing."""
+        return f"[{digits(self.low)}, {digits(self.high)}]" if math.isfinite(self.low + self.high) else ""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One score, ready to show.
+
+    Parameters
+    ----------
+    task, target, metric, n, split : str
+        In words.
+    score : Value
+    baselines : dict
+        Name to `Value`, in the order given; the spatial null is one of them.
+    more : dict
+        Other numbers of the same predictions, e.g. balanced accuracy.
+    """
+
+    task: str
+    target: str
+    metric: str
+    n: str
+    split: str
+    score: Value
+    baselines: dict[str, Value]
+    more: dict[str, Value]
+
+    @staticmethod
+    def of(given: Mapping[str, Any]) -> Shown:
+        """From a score's plain form (``scores/<task>-<target>.json``)."""
+        baselines = {
+            plain(name): Value.of(item) for name, item in cast("Mapping[str, Any]", given.get("baselines") or {}).items()
+        }
+        null = given.get("null", given.get("spatial_null"))
+        if null is not None and not any("null" in name for name in baselines):
+            baselines["spatial null"] = Value.of(null)
+        more = cast("Mapping[str, Any]", given.get("more") or given.get("others") or given.get("details") or {})
+        numbers = {plain(k): Value.of(v) for k, v in more.items() if math.isfinite(Value.of(v).value)}
+        return Shown(
+            plain(given.get("task", "score")),
+            str(given.get("target", "")),
+            str(given.get("metric", "score")),
+            words(given.get("n", "")),
+            words(given.get("split", "")),
+            Value.of(given),
+            baselines,
+            numbers,
+        )
+
+    @property
+    def name(self) -> str:
+        """``areas: ccf``."""
+        return f"{self.task}: {self.target}" if self.target else self.task
+
+
+def _number(given: Any) -> float:
+    return float(given) if isinstance(given, int | float) and not isinstance(given, bool) else math.nan
+
+
+def plain(name: object) -> str:
+    """``coordinates_only`` as ``coordinates only``."""
+    return str(name).removeprefix("baseline_").replace("_", " ")
+
+
+def words(given: Any) -> str:
+    """Counts and splits in words: ``9,312``, ``by brain, 5 folds``, ``patches 9,312, sections 30``."""
+    if isinstance(given, Mapping):
+        items = cast("Mapping[str, Any]", given)
+        if "by" in items:
+            kept = [f"by {items['by']}"]
+            if items.get("fold") is not None:
+                kept.append(f"fold {items['fold']}")
+            if items.get("folds"):
+                kept.append(f"{items['folds']} folds")
+            elif items.get("folds") == 0:
+                kept.append(f"every {items['by']} left out once")
+            kept += [f"buffer {items['buffer_mm']} mm"] if items.get("buffer_mm") else []
+            return ", ".join(kept)
+        return ", ".join(f"{words(value)} {plain(key)}" for key, value in items.items())
+    if isinstance(given, int):
+        return f"{given:,}"
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        return ", ".join(words(part) for part in cast("Sequence[Any]", given))
+    return str(given)
+
+
+def digits(value: float) -> str:
+    """Three significant digits, at least two decimals below ten; an en dash for none."""
+    if not math.isfinite(value):
+        return "–"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.3f}"
+
+
+def dots(shown: Shown) -> str:
+    """Inline SVG of the score and its baselines as dots with intervals; the table beside it holds the numbers."""
+    rows = [("features", shown.score), *shown.baselines.items()]
+    known = [v for _, item in rows for v in (item.value, item.low, item.high) if math.isfinite(v)]
+    if not known:
+        return ""
+    low, high = min(0.0, *known), max(known)
+    high = low + 1.0 if high - low > 0.55 and high <= 1 and low >= 0 else high + 0.08 * ((high - low) or 1)
+    left, right, step, width = 178, 62, 30, 620
+    height = step * len(rows) + 40
+
+    def x(value: float) -> float:
+        return left + (value - low) / (high - low) * (width - left - right)
+
+    parts: list[str] = []
+    for tick in _ticks(low, high):
+        parts.append(f'<line x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="6" y2="{height - 30}" stroke="var(--line)"/>')
+        parts.append(f'<text class="tick" x="{x(tick):.1f}" y="{height - 14}" text-anchor="middle">{tick:g}</text>')
+    for index, (name, item) in enumerate(rows):
+        y, ours = 20 + step * index, not index
+        tone = "var(--accent)" if ours else "var(--soft)"
+        bold = ' font-weight="700"' if ours else ""
+        parts.append(f'<text x="{left - 12}" y="{y + 4}" text-anchor="end"{bold}>{text(short(name, 25))}</text>')
+        if not math.isfinite(item.value):
+            parts.append(f'<text class="tick" x="{left}" y="{y + 4}">not known</text>')
+            continue
+        if item.between:
+            ends = f'x1="{x(item.low):.1f}" x2="{x(item.high):.1f}" y1="{y}" y2="{y}"'
+            parts.append(f'<line {ends} stroke="{tone}" stroke-width="{4 if ours else 2.5}" stroke-linecap="round"/>')
+        parts.append(f'<circle cx="{x(item.value):.1f}" cy="{y}" r="{7 if ours else 5}" fill="{tone}"/>')
+        edge = max(v for v in (item.value, item.high) if math.isfinite(v))
+        parts.append(f'<text class="num" x="{x(edge) + 12:.1f}" y="{y + 4}"{bold}>{digits(item.value)}</text>')
+    said = text(f"{shown.metric} of the features and of every baseline, as in the table")
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{said}">{"".join(parts)}</svg>'
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round ticks between, about five."""
+    from brodmann.maps.drawing import round_length
+
+    step = round_length((high - low) / 4)
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]
