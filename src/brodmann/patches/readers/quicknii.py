@@ -7,7 +7,6 @@ An anchoring ``[ox, oy, oz, ux, uy, uz, vx, vy, vz]`` puts pixel (px, py) of a W
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
