@@ -62,6 +62,12 @@ class NoRoom(BrodmannError, OSError):
     exit_code = 4
 
 
+class Unwritable(BrodmannError, OSError):
+    """The disk refuses to read or write: no permission, read-only, or an input/output error."""
+
+    exit_code = 4
+
+
 class Diverged(BrodmannError, RuntimeError):
     """The loss is not finite; the message names the step and the samples."""
 
