@@ -72,6 +72,8 @@ def _model(recipe: Mapping[str, Any], steps: int | None) -> list[str]:
     said: list[str] = []
     if encoder:
         detail = "-".join(str(encoder[key]) for key in ("kind", "depth", "size") if key in encoder)
+        for kind, name in (("resnet", "ResNet"), ("convnext", "ConvNeXt"), ("vit", "ViT")):
+            detail = detail.replace(kind, name)
         said.append(f"The encoder was a {detail}.")
     kind = str(objective.get("kind", "spatialnce" if partners and objective else "")).lower()
     if kind in LOSSES:
@@ -106,4 +108,5 @@ def _score(shown: Shown) -> str:
     split = f", split {shown.split}" if shown.split else ""
     rivals = ", ".join(f"{name} {digits(item.value)}" for name, item in shown.baselines.items())
     against = f"; baselines: {rivals}" if rivals else ""
-    return f"{shown.name[0].upper()}{shown.name[1:]} reached {shown.metric} {digits(shown.score.value)}{between}{n}{split}{against}."
+    by = f" with a {shown.probe} probe" if shown.probe and "probe" not in shown.probe else f" with {shown.probe}" * bool(shown.probe)
+    return f"{shown.name[0].upper()}{shown.name[1:]}{by} reached {shown.metric} {digits(shown.score.value)}{between}{n}{split}{against}."

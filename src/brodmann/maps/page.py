@@ -50,10 +50,11 @@ tr.ours th,tr.ours td{font-weight:680}
 figure{margin:1.3rem 0}
 figure img{display:block;max-width:100%;height:auto;background:var(--card);border:1px solid var(--line);
 border-radius:8px;padding:6px}
+figure.wide{grid-column:1/-1}
 figure.wide img{width:100%}
 figcaption{font-size:.92rem;color:var(--soft);margin-top:.45rem;max-width:95ch}
 figcaption b{color:var(--ink)}
-.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(430px,1fr));gap:8px 28px;align-items:start}
+.pair{display:grid;grid-auto-flow:dense;grid-template-columns:repeat(auto-fit,minmax(430px,1fr));gap:8px 28px;align-items:start}
 ul{padding-left:1.15rem;max-width:84ch}
 li{margin:.3rem 0}
 .limits{border-left:4px solid var(--warm);padding:.2rem 0 .2rem 18px;margin:1rem 0}
@@ -95,7 +96,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str
     listed = [list(row) for row in rows]
     for row in listed:
         for column, cell in enumerate(row):
-            numeric[column] &= isinstance(cell, int | float) or bool(re.fullmatch(r"[-−+]?[\d.,]+ ?%?|\[.*\]|", str(cell)))
+            numeric[column] &= isinstance(cell, int | float) or bool(re.fullmatch(r"[-+]?[\d.,]+(e[-+]\d+)?|–|\[.*\]|", str(cell)))
     kind = [' class="num"' if is_number and column else "" for column, is_number in enumerate(numeric)]
     for index, row in enumerate(listed):
         cells = [f'<th scope="row">{text(row[0])}</th>']

@@ -86,6 +86,7 @@ def write(
 
         def draw(picture: tuple[str, str, Any], kind: str = "", most: int = widest, best: int = quality) -> str:
             source, size = encode(picture[2], widest=most, quality=best)
+            kind = kind or ("wide" if size[0] > 1.6 * size[1] and size[0] > 560 else "")
             return figure(picture[0], picture[1], source, size=size, kind=kind)
 
         body = [
@@ -94,7 +95,7 @@ def write(
             _scores(shown),
             _section("Maps", "".join(draw(p, "wide") for p in maps[1:])),
             _section("Figures", _pairs([draw(p) for p in figures])),
-            _section("Training", draw(plot) if curve else "", _training(metrics)),
+            _section("Training", _pairs([part for part in (draw(plot) if curve else "", _training(metrics)) if part])),
             _section("What this does not show", _remarks(remarks, shown)),
             _section("Methods", _methods(recipe_toml, data or {}, shown, metrics)),
             _section("Recipe, environment, files", _folds(recipe_toml, environment or {}, listed)),
@@ -125,7 +126,7 @@ def _first(title: str, asked: str, shown: Sequence[Shown], picture: str) -> str:
     if not shown:
         return f'<header>{top}<p class="asked">{text(asked)}</p>{picture}</header>'
     head = shown[0]
-    of = f" {head.target}" if head.target else ""
+    of = f" ({head.target})" if head.target else ""
     question = asked or f"Can {head.task}{of} be read from the features, on tissue that was held out, better than by simpler means?"
     facts = [("n", head.n), ("Split", head.split)]
     told = "".join(f'<p class="fact"><b>{name}</b> {text(value)}</p>' for name, value in facts if value)
@@ -150,15 +151,15 @@ def _scores(shown: Sequence[Shown]) -> str:
     """Every score with every baseline, as tables."""
     parts: list[str] = []
     for score in shown:
-        rows: list[list[object]] = [["features", digits(score.score.value), score.score.between, ""]]
+        rows: list[list[object]] = [["features", digits(score.score.value, 3), score.score.interval(3), ""]]
         for name, item in score.baselines.items():
             gap = score.score.value - item.value
-            rows.append([name, digits(item.value), item.between, f"{gap:+.3f}" if math.isfinite(gap) else ""])
+            rows.append([name, digits(item.value, 3), item.interval(3), f"{gap:+.3f}" if math.isfinite(gap) else ""])
         words = ", ".join(part for part in (f"n = {score.n}" if score.n else "", score.split) if part)
         head = ["Read from", score.metric, "95 % interval", "features minus this"]
         parts.append(f"<h3>{text(score.name)}</h3>" + table(head, rows, caption=words, ours=0))
         if score.more:
-            also = [[name, digits(item.value), item.between] for name, item in score.more.items()]
+            also = [[name, digits(item.value, 3), item.interval(3)] for name, item in score.more.items()]
             parts.append(table(["Other numbers of the same predictions", "value", "95 % interval"], also))
     return _section("Scores", *parts)
 
@@ -174,7 +175,7 @@ def _training(metrics: Sequence[Mapping[str, Any]]) -> str:
     skipped = {"step", "crc", "time", "timestamp"}
     first, last = metrics[0], metrics[-1]
     rows = [
-        [plain(name), digits(float(first[name])), digits(float(value))]
+        [plain(name), f"{float(first[name]):.4g}", f"{float(value):.4g}"]
         for name, value in last.items()
         if name not in skipped and isinstance(value, int | float) and isinstance(first.get(name), int | float)
     ]

@@ -34,7 +34,12 @@ class Value:
     @property
     def between(self) -> str:
         """``[0.36, 0.46]`` or nothing."""
-        return f"[{digits(self.low)}, {digits(self.high)}]" if math.isfinite(self.low + self.high) else ""
+        return self.interval(2)
+
+    def interval(self, places: int) -> str:
+        """The same with so many decimals."""
+        known = math.isfinite(self.low + self.high)
+        return f"[{digits(self.low, places)}, {digits(self.high, places)}]" if known else ""
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,8 @@ class Shown:
 
     Parameters
     ----------
-    task, target, metric, n, split : str
-        In words.
+    task, target, metric, n, split, probe : str
+        In words; empty where not given.
     score : Value
     baselines : dict
         Name to `Value`, in the order given; the spatial null is one of them.
@@ -60,6 +65,7 @@ class Shown:
     score: Value
     baselines: dict[str, Value]
     more: dict[str, Value]
+    probe: str
 
     @staticmethod
     def of(given: Mapping[str, Any]) -> Shown:
@@ -81,12 +87,13 @@ class Shown:
             Value.of(given),
             baselines,
             numbers,
+            plain(given.get("probe") or ""),
         )
 
     @property
     def name(self) -> str:
-        """``areas: ccf``."""
-        return f"{self.task}: {self.target}" if self.target else self.task
+        """``areas (ccf)``."""
+        return f"{self.task} ({self.target})" if self.target else self.task
 
 
 def _number(given: Any) -> float:
@@ -120,13 +127,15 @@ def words(given: Any) -> str:
     return str(given)
 
 
-def digits(value: float) -> str:
-    """Three significant digits, at least two decimals below ten; an en dash for none."""
+def digits(value: float, places: int = 2) -> str:
+    """Fixed decimals (fewer above ten, more where nothing else would be left); an en dash for none."""
     if not math.isfinite(value):
         return "–"
     if abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.3f}"
+    if abs(value) >= 10:
+        return f"{value:.1f}"
+    return f"{value:.2g}" if 0 < abs(value) < 0.5 * 10**-places else f"{value:.{places}f}"
 
 
 def dots(shown: Shown) -> str:
