@@ -214,7 +214,7 @@ def _section(
         to_mm = anchor.to_mm(width_um, height_um)
         across, down = anchor.pixel_um
         if abs(np.log(down / across)) > 0.05:
-            notes.append(f"registration stretches height over width by {down / across:.2f}")
+            notes.append("registration stretches height and width differently, by more than 5 %")
     elif space is not None:
         raise Refused(
             f"{entry.file} should have a place in space '{space.name}'.",
@@ -252,10 +252,10 @@ def _pixel_um(
     pixel_um, note = stated or picture.pixel_um, ""
     if pixel_um is None and table is not None:
         pixel_um = spots.pixel_um_from(table)
-        note = f"pixel size {pixel_um:.3f} um measured from the spots' pitch of {spots.PITCH_UM:g} um"
+        note = f"pixel size measured from the spots' pitch of {spots.PITCH_UM:g} um"
     if pixel_um is None and series_um is not None:
         pixel_um = series_um
-        note = f"pixel size {pixel_um:.3f} um derived from the registration (median over the series' widths)"
+        note = "pixel size derived from the registration (median over the series' widths)"
     if pixel_um is None:
         raise Refused(
             f"{Path(picture.name).name} should have a pixel size.",

@@ -25,7 +25,7 @@ def table_of(image: Path) -> Path | None:
 
 
 def pixel_um_from(path: Path) -> float:
-    """Pixel size from the spots' pitch: 100 um over the median distance (px) to the nearest spot.
+    """Pixel size from the spots' pitch: 100 um over the mean distance (px) between neighbours.
 
     Raises
     ------
@@ -45,7 +45,8 @@ def pixel_um_from(path: Path) -> float:
             do="state pixel_um in sections.json.",
         )
     tree: Any = cKDTree(xy)
-    nearest = np.asarray(tree.query(xy, k=2)[0])[:, 1]
+    distances = np.asarray(tree.query(xy, k=7)[0])[:, 1:]
+    nearest = distances[:, 0]
     pitch = float(np.median(nearest))
     even = float(np.mean(np.abs(nearest - pitch) < 0.15 * pitch)) if pitch > 0 else 0.0
     if even < 0.8:
@@ -54,4 +55,5 @@ def pixel_um_from(path: Path) -> float:
             found=f"only {even:.0%} have their nearest neighbour at the common distance.",
             do="state pixel_um in sections.json.",
         )
-    return PITCH_UM / pitch
+    # All six neighbours, since positions rounded to pixels make the nearest of them too near.
+    return PITCH_UM / float(distances[distances < 1.3 * pitch].mean())
