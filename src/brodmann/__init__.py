@@ -1,1 +1,38 @@
-"""Brodmann."""
+"""Brodmann: from raw brain data to maps of brain organisation, with foundation models that anyone can train and check.
+
+The verbs are the same in Python and at the shell::
+
+    import brodmann as bm
+    run = bm.fit("patches-tiny", data="phantom", out="runs/first")
+    table = bm.embed(run)
+    score = bm.score("areas", run, target="area")
+    bm.map(run, "area")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from brodmann.results import map, score
+    from brodmann.validate import validate
+    from brodmann.verbs import embed, fit, load, recipe, recipe_names, table
+
+__version__ = "0.1.0"
+
+__all__ = ["embed", "fit", "load", "map", "recipe", "recipe_names", "score", "table", "validate"]
+
+_HOME = {
+    **dict.fromkeys(("embed", "fit", "load", "recipe", "recipe_names", "table"), "verbs"),
+    **dict.fromkeys(("map", "score"), "results"),
+    "validate": "validate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a verb when it is first used: `import brodmann` itself takes no time."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'brodmann' has no attribute '{name}'")
+    import importlib
+
+    return getattr(importlib.import_module(f"brodmann.{_HOME[name]}"), name)

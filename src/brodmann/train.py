@@ -39,7 +39,9 @@ class _Step(nn.Module):
         return tuple(cast(Model, self.model).loss(batch))  # pyright: ignore[reportReturnType]
 
 
-def fit(model: nn.Module, samples: Samples, plan: Fit, run: Run, *, say: Say, threads: int = 2) -> nn.Module:
+def fit(
+    model: nn.Module, samples: Samples, plan: Fit, run: Run, *, say: Say, threads: int = 2, until: int | None = None
+) -> nn.Module:
     """Minimise ``model.loss`` over the batches of ``samples``; leave checkpoints and a log in ``run``.
 
     Parameters
@@ -56,6 +58,8 @@ def fit(model: nn.Module, samples: Samples, plan: Fit, run: Run, *, say: Say, th
         Where messages and progress go.
     threads : int
         Threads that read batches ahead.
+    until : int, optional
+        Stop with a checkpoint after this step, as a signal would.
 
     Returns
     -------
@@ -98,14 +102,14 @@ def fit(model: nn.Module, samples: Samples, plan: Fit, run: Run, *, say: Say, th
             if lead:
                 _log(run, progress, step, total, parts, lr=rate, norm=norm)
             done = step + 1
-            asked = compute.any_rank(stop.asked)
+            asked = compute.any_rank(stop.asked or done == until)
             if done % plan.save_every == 0 or done == plan.steps or asked:
                 if lead:
                     run.save(done, _tensors(model, optimizer), _counters(optimizer))
                 compute.barrier()
             if asked and done < plan.steps:
                 raise Interrupted(
-                    f"stopped by a signal after step {done:,} of {plan.steps:,}; checkpoint written.",
+                    f"stopped after step {done:,} of {plan.steps:,}; checkpoint written.",
                     do="run the same command to go on.",
                 )
     return model

@@ -1,8 +1,9 @@
 """Patches: CytoNet, self-supervised features of stained cortex (Schiffer et al., arXiv 2511.01870)."""
 
+from brodmann.patches.controls import controls
+from brodmann.patches.model import build, rebuild
 from brodmann.patches.recipe import Recipe
 from brodmann.patches.samples import PatchSamples as samples
 from brodmann.patches.source import open
-from brodmann.patches.model import build
 
-__all__ = ["Recipe", "build", "open", "samples"]
+__all__ = ["Recipe", "build", "controls", "open", "rebuild", "samples"]

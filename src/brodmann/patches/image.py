@@ -228,7 +228,7 @@ class ImageSection:
         rows, columns = (max(math.ceil(um / pixel_um - 1e-6), 1) for um in (self.height_um, self.width_um))
         if rows * columns > OVERVIEW_LIMIT_PX:
             raise Refused(
-                f"an overview of section {self.id} at {pixel_um:g} um should have at most {OVERVIEW_LIMIT_PX:,} pixels.",
+                f"an overview of {self.id} at {pixel_um:g} um should have at most {OVERVIEW_LIMIT_PX:,} pixels.",
                 found=f"{columns:,} x {rows:,} pixels.",
                 cause="an overview finer than needed, or a section whose stated pixel size is too large.",
                 do="ask for a coarser overview.",
@@ -271,7 +271,7 @@ def ground(overview: Pixels) -> tuple[tuple[int, ...], bool]:
     smooth = np.convolve(counts, np.ones(7), mode="same")
     mode = int(np.argmax(smooth + 1e-9 * counts))
     near = np.abs(values - mode) <= 6
-    slide = tuple(int(round(float(np.median(channel[border][near])))) for channel in overview)
+    slide = tuple(round(float(np.median(channel[border][near]))) for channel in overview)
     away = grey - np.float32(np.mean(slide))
     away[np.abs(away) < 8] = 0.0
     return slide, bool(away.sum() <= 0)

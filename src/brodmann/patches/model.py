@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import cast
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -50,6 +50,10 @@ class CytoNet(nn.Module):
         total, parts = contrast(z, batch, self.recipe.partners, self.recipe.objective)
         return Loss(total, parts)
 
+    def config(self) -> dict[str, Any]:
+        """Plain data that, with the recipe, rebuild this model's shape: nothing, for patches."""
+        return {"system": "patches", "features": self.encoder.width}
+
     def features(self, batch: Batch) -> Tensor:
         """``(B, F)`` float32 features of patches as they are, before the projection."""
         view = views.standardise(views.density(batch["image"], batch["level"]), self.recipe.samples.standardise)
@@ -87,3 +91,13 @@ def build(recipe: Recipe, samples: PatchSamples) -> CytoNet:
     if not len(samples):
         raise Refused("a model should be built for samples.", found="no samples.")
     return CytoNet(recipe)
+
+
+def rebuild(recipe: Recipe, config: Mapping[str, Any]) -> CytoNet:
+    """The model of a trained run, before its weights are put back."""
+    model = CytoNet(recipe)
+    if model.encoder.width != config.get("features"):
+        raise Refused(
+            f"weights should have {model.encoder.width} features, as the recipe says.", found=f"{config.get('features')}."
+        )
+    return model

@@ -69,15 +69,15 @@ _compile: Any = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath
 @_compile
 def _taps(centre: float, size_px: int, scale: float, length: int) -> Any:
     """Per output pixel: first input pixel, number of input pixels and their weights (sum 1 with the outside)."""
-    most = int(math.ceil(scale)) + 1
+    most = math.ceil(scale) + 1
     first = np.zeros(size_px, np.int64)
     count = np.zeros(size_px, np.int64)
     weight = np.zeros((size_px, most), np.float32)
     for i in range(size_px):
         lo = centre + (i - 0.5 * size_px) * scale
         hi = lo + scale
-        a = max(int(math.floor(lo)), 0)
-        b = min(int(math.ceil(hi)), length)
+        a = max(math.floor(lo), 0)
+        b = min(math.ceil(hi), length)
         first[i] = a
         n = 0
         for j in range(a, b):
@@ -134,10 +134,12 @@ def _box(image: Any, x_px: float, y_px: float, size_px: int, scale: float, fill:
 def _turned(image: Any, x_px: float, y_px: float, size_px: int, scale: float, sin: float, cos: float, fill: Any) -> Any:
     channels, height, width = image.shape
     out = np.empty((channels, size_px, size_px), np.uint8)
-    samples = max(int(math.ceil(scale - 1e-9)), 1)
+    samples = max(math.ceil(scale - 1e-9), 1)
     step = scale / samples
     share = np.float32(1.0 / (samples * samples))
     total = np.empty(channels, np.float32)
+    reach = 0.5 * size_px * scale * (abs(sin) + abs(cos)) + 1.0
+    inside = x_px >= reach and y_px >= reach and x_px + reach <= width and y_px + reach <= height
     for i in range(size_px):
         for j in range(size_px):
             total[:] = 0.0
@@ -147,32 +149,42 @@ def _turned(image: Any, x_px: float, y_px: float, size_px: int, scale: float, si
                     right = (j - 0.5 * size_px) * scale + (sj + 0.5) * step
                     x = x_px + right * cos - down * sin - 0.5
                     y = y_px + right * sin + down * cos - 0.5
-                    x0 = int(math.floor(x))
-                    y0 = int(math.floor(y))
-                    fx = np.float32(x - x0)
-                    fy = np.float32(y - y0)
-                    if x0 >= 0 and y0 >= 0 and x0 + 1 < width and y0 + 1 < height:
+                    if inside:
+                        # Positive here, so truncation is floor, and no neighbour can lie outside.
+                        x0, y0 = np.int32(x), np.int32(y)
+                        fx, fy = np.float32(x - x0), np.float32(y - y0)
                         for c in range(channels):
-                            above = image[c, y0, x0] + fx * (np.float32(image[c, y0, x0 + 1]) - image[c, y0, x0])
-                            below = image[c, y0 + 1, x0] + fx * (
-                                np.float32(image[c, y0 + 1, x0 + 1]) - image[c, y0 + 1, x0]
-                            )
-                            total[c] += above + fy * (below - above)
+                            a = np.float32(image[c, y0, x0])
+                            b = np.float32(image[c, y0 + 1, x0])
+                            a += fx * (np.float32(image[c, y0, x0 + 1]) - a)
+                            b += fx * (np.float32(image[c, y0 + 1, x0 + 1]) - b)
+                            total[c] += a + fy * (b - a)
                     else:
-                        for c in range(channels):
-                            value = np.float32(0.0)
-                            for dy in range(2):
-                                wy = fy if dy else np.float32(1.0) - fy
-                                for dx in range(2):
-                                    wx = fx if dx else np.float32(1.0) - fx
-                                    inside = 0 <= x0 + dx < width and 0 <= y0 + dy < height
-                                    pixel = image[c, y0 + dy, x0 + dx] if inside else fill[c]
-                                    value += wx * wy * np.float32(pixel)
-                            total[c] += value
+                        _near_border(image, x, y, fill, total)
             for c in range(channels):
                 value = total[c] * share + np.float32(0.5)
                 out[c, i, j] = np.uint8(min(max(value, np.float32(0.0)), np.float32(255.0)))
     return out
+
+
+@_compile
+def _near_border(image: Any, x: float, y: float, fill: Any, total: Any) -> None:
+    """Add a bilinear sample to ``total``; neighbours outside the image count as ``fill``."""
+    channels, height, width = image.shape
+    x0 = math.floor(x)
+    y0 = math.floor(y)
+    fx = np.float32(x - x0)
+    fy = np.float32(y - y0)
+    for c in range(channels):
+        value = np.float32(0.0)
+        for dy in range(2):
+            wy = fy if dy else np.float32(1.0) - fy
+            for dx in range(2):
+                wx = fx if dx else np.float32(1.0) - fx
+                within = 0 <= x0 + dx < width and 0 <= y0 + dy < height
+                pixel = image[c, y0 + dy, x0 + dx] if within else fill[c]
+                value += wx * wy * np.float32(pixel)
+        total[c] += value
 
 
 @_compile

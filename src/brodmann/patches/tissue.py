@@ -32,7 +32,9 @@ def mask(overview: NDArray[np.uint8]) -> Mask:
     from brodmann.patches.image import ground
 
     slide, _ = ground(overview)
-    density = np.abs(np.log((overview.astype(np.float32) + 1.0) / (np.float32(slide)[:, None, None] + 1.0))).max(0)
+    density = np.abs(
+        np.log((overview.astype(np.float32) + 1.0) / (np.array(slide, np.float32)[:, None, None] + 1.0))
+    ).max(0)
     height, width = density.shape
     side = max(height, width)
     smooth = cast("NDArray[np.float32]", _image.gaussian_filter(density, max(side / 256, 0.5)))
@@ -53,12 +55,12 @@ def mask(overview: NDArray[np.uint8]) -> Mask:
 
 
 def _keep(found: Mask, least: float) -> Mask:
-    """Connected pieces of at least ``least`` pixels."""
+    """Keep connected pieces of at least ``least`` pixels."""
     labels, count = _image.label(found)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     large = sizes >= least
     large[0] = False
-    return cast("Mask", large[labels])
+    return large[labels]
 
 
 def _otsu(values: NDArray[np.float32]) -> float:

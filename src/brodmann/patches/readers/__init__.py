@@ -20,7 +20,22 @@ __all__ = ["Entry", "Stated", "image", "read"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".btf", ".svs", ".zarr")
 """Endings of images that are opened; what a file is, its first bytes decide."""
-UNREAD = (".czi", ".vsi", ".nd2", ".lif", ".ndpi", ".mrxs", ".scn", ".jp2", ".bmp", ".gif", ".webp", ".dcm", ".nii", ".gz")
+UNREAD = (
+    ".czi",
+    ".vsi",
+    ".nd2",
+    ".lif",
+    ".ndpi",
+    ".mrxs",
+    ".scn",
+    ".jp2",
+    ".bmp",
+    ".gif",
+    ".webp",
+    ".dcm",
+    ".nii",
+    ".gz",
+)
 """Endings of images that are named as skipped rather than passed over in silence."""
 
 
@@ -170,16 +185,17 @@ def _entries(
     anchors: dict[str, quicknii.Anchor],
     skipped: list[tuple[str, str]],
 ) -> list[Entry]:
-    """What to open: what the sidecar lists, else what is anchored, else every image of the folder."""
+    """List what to open: what the sidecar lists, else what is anchored, else every image of the folder."""
     known = {entry.file: entry for entry in stated.sections or []}
     if file is not None:
         return [known.get(file, Entry(file=file))]
     present = [p.name for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
     wanted = list(known) or list(anchors) or present
-    skipped.extend((name, "is not listed in sections.json or the series") for name in present if name not in set(wanted))
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in UNREAD:
-            skipped.append((path.name, "format is not read; convert it to OME-Zarr or OME-TIFF (QuPath, bioformats2raw)"))
+    skipped.extend(
+        (name, "is not listed in sections.json or the series") for name in present if name not in set(wanted)
+    )
+    unread = "format is not read; convert it to OME-Zarr or OME-TIFF (QuPath, bioformats2raw)"
+    skipped.extend((path.name, unread) for path in sorted(folder.iterdir()) if path.suffix.lower() in UNREAD)
     return [known.get(name, Entry(file=name)) for name in wanted]
 
 
@@ -277,7 +293,9 @@ def _verify(path: Path, expected: str) -> None:
     if found != expected.lower():
         from brodmann.errors import Corrupt
 
-        raise Corrupt(f"{path.name} should have SHA-256 {expected[:16]}...", found=f"{found[:16]}...", do="copy it again.")
+        raise Corrupt(
+            f"{path.name} should have SHA-256 {expected[:16]}...", found=f"{found[:16]}...", do="copy it again."
+        )
 
 
 def _state(folder: Path, entry: Entry, section: ImageSection) -> bytes:

@@ -47,10 +47,10 @@ class Blocks:
         """See `brodmann.patches.image.Image.window`."""
         high, wide = self.shapes[level]
         rows, columns = range(y0 // high, (y1 - 1) // high + 1), range(x0 // wide, (x1 - 1) // wide + 1)
-        if len(rows) == 1 and len(columns) == 1 and (rows[0] + 1) * high <= self.sizes[level][0]:
-            if (columns[0] + 1) * wide <= self.sizes[level][1]:
-                # Inside one whole block: no copy.
-                return self._block(level, rows[0], columns[0]), columns[0] * wide, rows[0] * high
+        whole = (rows[0] + 1) * high <= self.sizes[level][0] and (columns[0] + 1) * wide <= self.sizes[level][1]
+        if len(rows) == 1 and len(columns) == 1 and whole:
+            # Inside one whole block: no copy.
+            return self._block(level, rows[0], columns[0]), columns[0] * wide, rows[0] * high
         out = np.empty((self.channels, y1 - y0, x1 - x0), np.uint8)
         for row in rows:
             for column in columns:
@@ -78,9 +78,7 @@ def reductions(sizes: list[tuple[int, int]], *, name: str) -> list[float]:
     for level, (rows, columns) in enumerate(sizes[1:], 1):
         along = height / rows, width / columns
         whole = max(round((along[0] * along[1]) ** 0.5), 1)
-        fits = all(
-            abs(size / whole - small) <= 1.0 for size, small in ((height, rows), (width, columns))
-        )
+        fits = all(abs(size / whole - small) <= 1.0 for size, small in ((height, rows), (width, columns)))
         # Rounding moves a size by one pixel at most.
         square = abs(height / along[1] - rows) <= 1.0 or abs(width / along[0] - columns) <= 1.0
         if not (fits or square) or max(along) < factors[-1] * 1.05:
@@ -149,5 +147,5 @@ def scaling(
         return Scaling(0.0, 2.0**bits - 1, inverted), [f"{bits} significant bits scaled to 0..255"]
     high = float(np.quantile(sample(), 0.999))
     high = high if high > 0 else float(cast("Any", np.iinfo(dtype)).max)
-    note = f"{dtype} values 0 to {high:g} (99.9th percentile of the coarsest level) scaled to 0..255; state range to fix it"
+    note = f"{dtype} values 0 to {high:g} (99.9th percentile of the coarsest level) scaled; state range to fix it"
     return Scaling(0.0, high, inverted), [note]

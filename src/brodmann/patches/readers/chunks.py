@@ -97,7 +97,9 @@ def header(path: Path, *, store: str) -> Header:
     sides = (*result.shape, *result.chunk, *result.file)
     whole = all(f % c == 0 for f, c in zip(result.file, result.chunk, strict=True))
     if min(sides) < 1 or not whole or len(result.chunk) != len(result.shape):
-        raise Corrupt(f"{name} should have matching positive sizes.", found=f"shape {result.shape}, chunks {result.chunk}.")
+        raise Corrupt(
+            f"{name} should have matching positive sizes.", found=f"shape {result.shape}, chunks {result.chunk}."
+        )
     count = math.prod(math.ceil(size / side) for size, side in zip(result.shape, result.file, strict=True))
     if count > LIMIT_CHUNKS or max(result.shape) > 10_000_000:
         raise Refused(f"{name} should have a plausible size.", found=f"{result.shape}: {count:,} chunk files.")
@@ -133,7 +135,11 @@ def _v3(path: Path, name: str, content: Any) -> Header:
 def _v2(path: Path, name: str, content: Any) -> Header:
     kind = _plain_dtype(content["dtype"], name)
     if content.get("filters"):
-        bad = [codec.get("id") for codec in content["filters"] if codec.get("id") not in {"delta", "shuffle", "fixedscaleoffset"}]
+        bad = [
+            codec.get("id")
+            for codec in content["filters"]
+            if codec.get("id") not in {"delta", "shuffle", "fixedscaleoffset"}
+        ]
         if bad:
             raise Refused(f"{name} should have plain filters.", found=repr(bad)[:100])
     separator = str(content.get("dimension_separator", "."))
@@ -148,9 +154,9 @@ def _v2(path: Path, name: str, content: Any) -> Header:
 
 
 def _plain_dtype(said: Any, name: str) -> np.dtype[Any]:
-    """Number type; objects (which would need pickle), strings and structures are refused unread."""
+    """Parse a number type; objects (which would need pickle), strings and structures are refused unread."""
     try:
-        kind = np.dtype(cast("str", said)) if isinstance(said, str) else np.dtype(object)
+        kind = np.dtype(said) if isinstance(said, str) else np.dtype(object)
     except TypeError:
         kind = np.dtype(object)
     if kind.kind not in "uif":
@@ -159,7 +165,7 @@ def _plain_dtype(said: Any, name: str) -> np.dtype[Any]:
 
 
 def opener(head: Header) -> Read:
-    """Function that reads one chunk, given its indices: full size, native byte order; thread-safe.
+    """Make the function that reads one chunk, given its indices; thread-safe.
 
     It raises `Absent` for a chunk that is not there and `Corrupt` for one that does not decode.
     """
@@ -176,7 +182,8 @@ def opener(head: Header) -> Read:
 
 def _bounds(head: Header, place: tuple[int, ...]) -> tuple[slice, ...]:
     return tuple(
-        slice(at * side, min((at + 1) * side, size)) for at, side, size in zip(place, head.chunk, head.shape, strict=True)
+        slice(at * side, min((at + 1) * side, size))
+        for at, side, size in zip(place, head.chunk, head.shape, strict=True)
     )
 
 

@@ -54,7 +54,12 @@ class OmeZarr:
     """
 
     def __init__(
-        self, path: Path, *, channel: int | None = None, span: tuple[float, float] | None = None, absent: int | None = None
+        self,
+        path: Path,
+        *,
+        channel: int | None = None,
+        span: tuple[float, float] | None = None,
+        absent: int | None = None,
     ) -> None:
         self.name, self._path, self._absent = str(path), path, absent
         self.notes: list[str] = []
@@ -107,7 +112,9 @@ class OmeZarr:
                 f"{head.name} should have {len(axes)} axes and the data type of level 0.",
                 found=f"shape {head.shape}, {head.dtype}.",
             )
-        deep = [kind for (kind, _), size in zip(axes, head.shape, strict=True) if kind not in {"y", "x", "c"} and size > 1]
+        deep = [
+            kind for (kind, _), size in zip(axes, head.shape, strict=True) if kind not in {"y", "x", "c"} and size > 1
+        ]
         if deep or (self._c is not None and head.shape[self._c] != self._headers[0].shape[self._c]):
             raise Refused(
                 f"{head.name} should hold one plane per channel.",
@@ -116,7 +123,8 @@ class OmeZarr:
             )
         if math.prod(head.chunk) * head.dtype.itemsize > LIMIT_BLOCK_BYTES:
             raise Refused(
-                f"{head.name} should have chunks of at most {LIMIT_BLOCK_BYTES / 1e6:g} MB.", found=f"chunks of {head.chunk}."
+                f"{head.name} should have chunks of at most {LIMIT_BLOCK_BYTES / 1e6:g} MB.",
+                found=f"chunks of {head.chunk}.",
             )
 
     def _pixel_um(self, axes: list[tuple[str, float | None]], scales: list[list[float]]) -> float:
@@ -151,7 +159,7 @@ class OmeZarr:
         return math.sqrt(across * down)
 
     def _raw(self, level: int, row: int, column: int) -> NDArray[Any] | None:
-        """Stored values of one block (C, h, w); None if a chunk is absent and may be."""
+        """Read stored values of one block (C, h, w); None if a chunk is absent and may be."""
         head = self._headers[level]
         at = [0] * len(head.shape)
         at[self._y], at[self._x] = row, column
@@ -188,11 +196,15 @@ class OmeZarr:
         return self._scale(values)
 
     def _coarsest(self) -> NDArray[Any]:
-        """Stored values of up to 16 blocks of the coarsest level, for a range of 16-bit values."""
+        """Read stored values of up to 16 blocks of the coarsest level, for a range of 16-bit values."""
         level = len(self.sizes) - 1
         (height, width), (high, wide) = self.sizes[level], self._blocks.shapes[level]
         places = [(r, c) for r in range(math.ceil(height / high)) for c in range(math.ceil(width / wide))]
-        found = [values.ravel() for place in places[:: max(len(places) // 16, 1)] if (values := self._raw(level, *place)) is not None]
+        found = [
+            values.ravel()
+            for place in places[:: max(len(places) // 16, 1)]
+            if (values := self._raw(level, *place)) is not None
+        ]
         return np.concatenate(found) if found else np.zeros(1)
 
 

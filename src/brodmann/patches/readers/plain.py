@@ -139,7 +139,9 @@ def _walk_png(path: Path, file: Any, *, checked: bool) -> None:
         file.seek(at)
         head = file.read(8)
         if len(head) < 8:
-            raise Corrupt(f"{path.name} should end with a PNG end chunk.", found=f"nothing at byte {at:,}.", cause=_SHORT)
+            raise Corrupt(
+                f"{path.name} should end with a PNG end chunk.", found=f"nothing at byte {at:,}.", cause=_SHORT
+            )
         length, kind = struct.unpack(">I4s", head)
         if at + 12 + length > end:
             raise Corrupt(

@@ -77,13 +77,15 @@ class Stated:
     absent_value: Annotated[int, pydantic.Field(ge=0, le=255)] | None = None
     sections: list[Entry] | None = None
 
-    def of(self, entry: Entry, key: Literal["subject", "pixel_um", "dark_stain", "channel", "range", "absent_value"]) -> Any:
+    def of(
+        self, entry: Entry, key: Literal["subject", "pixel_um", "dark_stain", "channel", "range", "absent_value"]
+    ) -> Any:
         """Value of a section, or the default of the file."""
         own = getattr(entry, key)
         return getattr(self, key) if own is None else own
 
     def named_space(self) -> Space | None:
-        """The space in which sections are placed; None when they are not registered.
+        """Name the space in which sections are placed; None when they are not registered.
 
         Raises
         ------
@@ -105,7 +107,9 @@ class Stated:
         space = Space(name=own.name, orientation=own.orientation, extent_mm=own.extent_mm, origin=own.origin)
         if SPACES.get(own.name, space) != space:
             raise Refused(
-                f"space '{own.name}' has a fixed meaning.", found="another one in sections.json.", do="use another name."
+                f"space '{own.name}' has a fixed meaning.",
+                found="another one in sections.json.",
+                do="use another name.",
             )
         return space
 
@@ -196,7 +200,7 @@ def read_points(path: Path, *, pixel_um: float, width_um: float, height_um: floa
     if not path.is_file():
         raise Refused(f"points file {path.name} should exist.", found="no such file.")
     try:
-        table = cast("pd.DataFrame", cast("Any", pd).read_csv(path))
+        table: Any = cast("Any", pd).read_csv(path)
     except (ValueError, OSError, UnicodeDecodeError) as error:
         raise Refused(f"{path.name} should be a CSV table.", found=str(error)) from error
     for axis in "xy":
@@ -206,10 +210,10 @@ def read_points(path: Path, *, pixel_um: float, width_um: float, height_um: floa
                     f"{path.name} should have columns x_um and y_um, or x_px and y_px.",
                     found=", ".join(map(str, table.columns[:12])),
                 )
-            table[f"{axis}_um"] = pd.to_numeric(table[f"{axis}_px"], errors="coerce") * pixel_um
+            table[f"{axis}_um"] = _numbers(table[f"{axis}_px"]) * pixel_um
     numbers = [name for name in ("x_um", "y_um", "angle_deg", "u_mm", "v_mm") if name in table]
     for name in numbers:
-        table[name] = pd.to_numeric(table[name], errors="coerce").astype(np.float64)
+        table[name] = _numbers(table[name])
         if not np.isfinite(table[name].to_numpy()).all():
             bad = int((~np.isfinite(table[name].to_numpy())).sum())
             raise Refused(f"{path.name}: column {name} should hold finite numbers.", found=f"{bad} rows do not.")
@@ -224,3 +228,9 @@ def read_points(path: Path, *, pixel_um: float, width_um: float, height_um: floa
         )
     others = [name for name in table.columns if name not in {*numbers, "x_px", "y_px"}]
     return table[[*numbers, *others]]
+
+
+def _numbers(column: Any) -> NDArray[np.float64]:
+    """Column as float64; what is not a number becomes NaN."""
+    values: Any = pd.to_numeric(column, errors="coerce")
+    return cast("NDArray[np.float64]", values.to_numpy(np.float64))

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-from scipy.spatial import cKDTree
+from scipy import spatial
 
 from brodmann.errors import Refused
 
@@ -44,7 +44,7 @@ def pixel_um_from(path: Path) -> float:
             found=f"{len(xy)}.",
             do="state pixel_um in sections.json.",
         )
-    tree: Any = cKDTree(xy)
+    tree = cast("Any", spatial).cKDTree(xy)
     distances = np.asarray(tree.query(xy, k=7)[0])[:, 1:]
     nearest = distances[:, 0]
     pitch = float(np.median(nearest))

@@ -63,7 +63,12 @@ class Tiff:
     """
 
     def __init__(
-        self, path: Path, *, channel: int | None = None, span: tuple[float, float] | None = None, absent: int | None = None
+        self,
+        path: Path,
+        *,
+        channel: int | None = None,
+        span: tuple[float, float] | None = None,
+        absent: int | None = None,
     ) -> None:
         self.name, self._path, self._absent = str(path), path, absent
         self.notes: list[str] = []
@@ -99,7 +104,9 @@ class Tiff:
                 found=f"photometric interpretation {page.photometric!s}.",
                 do="convert it to RGB.",
             )
-        kinds = {(plane.samplesperpixel, str(plane.dtype), int(plane.photometric)) for planes in levels for plane in planes}
+        kinds = {
+            (plane.samplesperpixel, str(plane.dtype), int(plane.photometric)) for planes in levels for plane in planes
+        }
         if len(kinds) > 1:
             raise Refused(f"all levels of {self._path.name} should hold the same kind of pixels.", found=str(kinds))
         several = page.samplesperpixel if page.samplesperpixel > 1 else len(levels[0])
@@ -130,7 +137,7 @@ class Tiff:
                 f"{self._path.name} should hold all of its tiles.",
                 found=f"{missing} are missing (byte count 0).",
                 cause="an interrupted copy or conversion, or a writer that leaves empty slide out.",
-                do='convert it again; if the tiles were left out on purpose, state "absent_value": 255 in sections.json.',
+                do='convert it again; if they were left out on purpose, state "absent_value": 255 in sections.json.',
             )
         if missing:
             self.notes.append(f"{missing} absent tiles read as {self._absent}")
@@ -178,7 +185,7 @@ class Tiff:
         )
 
     def _raw(self, level: int, row: int, column: int) -> NDArray[Any] | None:
-        """Stored values of one block (C, h, w); None if the tile is absent."""
+        """Read stored values of one block (C, h, w); None if the tile is absent."""
         planes = self._planes[level]
         parts: list[NDArray[Any]] = []
         for position, sample in enumerate(self._pick):
@@ -190,7 +197,9 @@ class Tiff:
                 return None
             values = self._tile(plane, index)
             if self._contiguous:
-                wanted = values[..., : 4 if self._alpha else 3] if len(self._pick) == 3 else values[..., sample : sample + 1]
+                wanted = (
+                    values[..., : 4 if self._alpha else 3] if len(self._pick) == 3 else values[..., sample : sample + 1]
+                )
                 return np.moveaxis(wanted, -1, 0)
             parts.append(values[..., 0])
         return np.stack(parts)
@@ -224,7 +233,7 @@ class Tiff:
         return out
 
     def _coarsest(self) -> NDArray[Any]:
-        """Stored values of up to 16 blocks of the coarsest level, for a range of 16-bit values."""
+        """Read stored values of up to 16 blocks of the coarsest level, for a range of 16-bit values."""
         level = len(self.sizes) - 1
         (height, width), (high, wide) = self.sizes[level], self._blocks.shapes[level]
         places = [(r, c) for r in range(math.ceil(height / high)) for c in range(math.ceil(width / wide))]

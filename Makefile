@@ -1,0 +1,40 @@
+# Every target starts from a bare machine: Python 3.11 or newer and make. The first call sets up .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+DEMO ?= runs/demo
+
+.PHONY: demo test test-long check bench clean
+.DEFAULT_GOAL := demo
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## train on the embedded phantom, score on a brain never seen, paint the map, write the report
+	$(BIN)/brodmann fit patches-tiny --data phantom --out $(DEMO)
+	$(BIN)/brodmann embed $(DEMO)
+	$(BIN)/brodmann score $(DEMO) areas --target area
+	$(BIN)/brodmann map $(DEMO) area
+
+test: $(READY)  ## the default tests: offline, no GPU, minutes
+	$(BIN)/python -m pytest -q -m "not long" $(ARGS)
+
+test-long: $(READY)  ## everything, with the kill storms and the story tests that train for minutes
+	$(BIN)/python -m pytest -q $(ARGS)
+
+check: $(READY)  ## style, types, import contract, budgets, frozen flags
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+bench: $(READY)  ## speed of reading, training and embedding on this machine
+	$(BIN)/python benchmarks/bench_reading.py
+	$(BIN)/python benchmarks/bench_training.py
+
+clean:
+	rm -rf .venv build dist src/*.egg-info

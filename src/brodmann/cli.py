@@ -1,0 +1,178 @@
+"""The verbs at the shell: parses, calls, prints. Exit codes: 0 done, 2 usage, 3 done but items were skipped,
+4 disk or data damaged, 5 locked, 6 input refused, 130 interrupted and resumable."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from brodmann.errors import BrodmannError, Usage
+
+Positional = tyro.conf.Positional
+Changes = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE ...")]
+
+_out = Console(soft_wrap=True, highlight=False)
+_err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+
+
+def _changes(texts: tuple[str, ...]) -> dict[str, Any]:
+    """``("fit.steps=300",)`` as ``{"fit.steps": 300}``; values are TOML, bare words are text."""
+    from brodmann.recipe import read_toml
+
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise Usage("--set takes KEY=VALUE, for example fit.steps=300.", found=f"'{text}'.")
+        try:
+            found[key.strip()] = read_toml(f"value = {value}", where=text)["value"]
+        except Usage:
+            found[key.strip()] = value.strip()
+    return found
+
+
+def recipes() -> int:
+    """List the recipes that come with the package."""
+    from brodmann.verbs import describe_recipes
+
+    _out.print(describe_recipes())
+    return 0
+
+
+def fit(recipe: Positional[str], *, data: str, out: Path, set: Changes = (), threads: int = 2) -> int:
+    """Train a recipe on data; the same command again resumes.
+
+    Args:
+        recipe: Name (see `brodmann recipes`) or a .toml file.
+        data: Folder or file of sections, or 'phantom'.
+        out: Run folder.
+        set: Changes to the recipe, e.g. fit.steps=300 seed=1.
+        threads: Threads that read batches ahead.
+    """
+    from brodmann import verbs
+
+    run = verbs.fit(verbs.recipe(recipe, _changes(set)), data, out, threads=threads)
+    _out.print(f"trained: {run.path}    next: brodmann embed {run.path}")
+    return 0
+
+
+def embed(run: Positional[Path], *, data: str | None = None, controls: bool = True) -> int:
+    """Describe every sample by the trained model: the feature table of the run.
+
+    Args:
+        run: A trained run folder.
+        data: Other data than the run was trained on.
+        controls: Also make the control features (untrained encoder, hand-made statistics, profiles).
+    """
+    from brodmann import verbs
+
+    table = verbs.embed(run, data, controls=controls)
+    _out.print(f"{table.n_obs:,} rows of {table.n_vars} features: {run / 'features.zarr'}")
+    _out.print(f"next: brodmann score {run} areas --target ...  (columns: {', '.join(verbs.targets(table))})")
+    return 3 if verbs.skipped(table) else 0
+
+
+def score(
+    run: Positional[Path],
+    task: Positional[Literal["areas", "search"]] = "areas",
+    *,
+    target: str = "area",
+    by: Literal["brain", "section", "block"] | None = None,
+    fold: int | None = None,
+    buffer_mm: float = 0.0,
+    probe: Literal["linear", "knn"] = "linear",
+    against: tuple[Path, ...] = (),
+    atlas: Path | None = None,
+) -> int:
+    """Ask a question of the feature table; prints value, interval, n, split and every baseline.
+
+    Args:
+        run: A run folder with a feature table.
+        task: areas: can areas be read out of unseen tissue? search: do similar features mean the same place?
+        target: A label column, or ccf, ccf-divisions, ccf-layers for tables in CCFv3.
+        by: Unit held out whole; defaults to the recipe's split.
+        fold: Fold that is tested; defaults to the fold the encoder never saw, or all folds.
+        buffer_mm: Training rows nearer than this to a test row are dropped.
+        probe: Read-out.
+        against: Other runs on the same samples, to stand beside this one (SimCLR, for example).
+        atlas: Folder with the atlas annotation, where the target needs one.
+    """
+    from brodmann import results
+
+    found = results.score(
+        task, run, target, by=by, fold=fold, buffer_mm=buffer_mm, probe=probe, against=against, atlas=atlas
+    )
+    _out.print(found.table())
+    _out.print(str(found))
+    return 0
+
+
+def map(run: Positional[Path], target: Positional[str] = "area", *, out: Path | None = None) -> int:
+    """Paint predicted labels back onto sections and into a volume; write figures and the report.
+
+    Args:
+        run: A run folder with a score of this target.
+        target: The target that was scored.
+        out: Folder for maps and figures; defaults to the run folder.
+    """
+    from brodmann import results
+
+    written = results.map(run, target, out=out)
+    _out.print(f"report: {written}")
+    return 0
+
+
+def validate(data: Positional[Path], *, picture: Path | None = None) -> int:
+    """Inspect data before spending time on them: pixel size, space, axes, stain, damaged files; one screen.
+
+    Args:
+        data: Folder or file.
+        picture: Where to write a contact sheet with axes and scale bar.
+    """
+    from brodmann.validate import validate as inspect
+
+    report = inspect(data)
+    _out.print(str(report), markup=False)
+    if picture is not None:
+        report.picture(picture)
+        _out.print(f"picture: {picture}")
+    return report.exit_code
+
+
+def check() -> int:
+    """Versions, devices, disk, and a self-test that trains and resumes on the phantom."""
+    from brodmann.selftest import check as test
+
+    text, healthy = test()
+    _out.print(text, markup=False)
+    return 0 if healthy else 4
+
+
+VERBS = {
+    "recipes": recipes,
+    "fit": fit,
+    "embed": embed,
+    "score": score,
+    "map": map,
+    "validate": validate,
+    "check": check,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the command ``brodmann``."""
+    try:
+        code = tyro.extras.subcommand_cli_from_dict(
+            VERBS, prog="brodmann", description="From raw brain data to maps of brain organisation.", args=arguments
+        )
+    except BrodmannError as error:
+        _err.print(f"{type(error).__name__}: {error}")
+        code = error.exit_code
+    except KeyboardInterrupt:
+        _err.print("Interrupted at once; the last checkpoint stands. The same command resumes.")
+        code = 130
+    sys.exit(code)

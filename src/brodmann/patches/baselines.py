@@ -1,0 +1,154 @@
+"""Hand-made features of patches: what texture and intensity profiles say without any training.
+
+They stand beside every learned feature. Images may be stored intensities (uint8: turned into optical density first, so
+that stain adds) or float arrays that already are optical density or standardised.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+OCTAVES = 4
+ORIENTATIONS = 8
+CELLS = 4
+DEPTHS = 32
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+STATISTICS = 1 + OCTAVES * (3 + len(QUANTILES)) + 2 * ORIENTATIONS + CELLS * CELLS * ORIENTATIONS
+"""Length of `statistics`: mean; per octave SD, skewness, kurtosis, five quantiles; orientations whole and per cell."""
+
+_BLOCK = 64
+_SAMPLE = 32
+
+
+def statistics(images: NDArray[Any]) -> NDArray[np.float32]:
+    """Describe texture by moments and quantiles at four scales and by where edges point.
+
+    Parameters
+    ----------
+    images : ndarray (n, C, H, W) uint8 or float
+        Patches; colours are averaged. H and W at least 16.
+
+    Returns
+    -------
+    ndarray (n, 177) float32
+        ``[mean] + 4 octaves x [SD, skewness, excess kurtosis, quantiles .05 .25 .5 .75 .95 minus mean]
+        + 2 scales x 8 orientations of the whole patch + 4 x 4 cells x 8 orientations`` (row by row, top left first).
+        Orientation histograms hold the root of the mean gradient magnitude, orientation taken modulo 180 degrees.
+    """
+    return _in_blocks(images, _statistics, STATISTICS)
+
+
+def profile(images: NDArray[Any]) -> NDArray[np.float32]:
+    """Mean intensity per depth: the laminar profile of an upright patch.
+
+    Parameters
+    ----------
+    images : ndarray (n, C, H, W) uint8 or float
+        Patches with the pia up; colours are averaged.
+
+    Returns
+    -------
+    ndarray (n, 32) float32
+        Mean optical density over the columns of each of 32 equal depths, top first.
+    """
+    return _in_blocks(images, lambda density: _depths(density)[0], DEPTHS)
+
+
+def profile_sd(images: NDArray[Any]) -> NDArray[np.float32]:
+    """Mean and spread of intensity per depth: the profile that also sees texture.
+
+    Parameters
+    ----------
+    images : ndarray (n, C, H, W) uint8 or float
+        Patches with the pia up; colours are averaged.
+
+    Returns
+    -------
+    ndarray (n, 64) float32
+        32 means, then 32 standard deviations over the pixels of each depth.
+    """
+
+    def both(density: Tensor) -> Tensor:
+        mean, square = _depths(density)
+        return torch.cat([mean, (square - mean.square()).clamp_min(0).sqrt()], dim=1)
+
+    return _in_blocks(images, both, 2 * DEPTHS)
+
+
+def _in_blocks(images: NDArray[Any], describe: Any, width: int) -> NDArray[np.float32]:
+    if images.ndim != 4 or min(images.shape[2:]) < 16:
+        raise ValueError(f"images should be (n, C, H, W) with sides of at least 16 px; found shape {images.shape}.")
+    out = np.empty((len(images), width), dtype=np.float32)
+    for start in range(0, len(images), _BLOCK):
+        out[start : start + _BLOCK] = describe(_density(images[start : start + _BLOCK])).numpy()
+    return out
+
+
+def _density(images: NDArray[Any]) -> Tensor:
+    """Optical density of the stain, (n, H, W) float32; colours averaged after the logarithm."""
+    block = torch.from_numpy(np.ascontiguousarray(images))
+    if block.dtype == torch.uint8:
+        # A table of 256 logarithms is several times faster than a logarithm per pixel.
+        table = -torch.log((torch.arange(256, dtype=torch.float32) + 1) / 256)
+        density = table[block.int()]
+    else:
+        density = block.float()
+    return density[:, 0] if density.shape[1] == 1 else density.mean(dim=1)
+
+
+def _statistics(density: Tensor) -> Tensor:
+    n = len(density)
+    parts = [density.mean(dim=(1, 2)).unsqueeze(1)]
+    scale = density
+    fine: Tensor | None = None
+    for octave in range(OCTAVES):
+        if octave:
+            scale = functional.avg_pool2d(scale.unsqueeze(1), 2).squeeze(1)
+        flat = scale.reshape(n, -1)
+        centred = flat - parts[0]
+        square = centred.square()
+        variance = square.mean(dim=1)
+        sd = variance.sqrt().clamp_min(1e-6)
+        skew = (square * centred).mean(dim=1) / sd**3
+        kurtosis = square.square().mean(dim=1) / sd**4 - 3
+        # Quantiles from at most 32 x 32 pixels: sorting every pixel would cost more than all the rest.
+        step = max(scale.shape[1] // _SAMPLE, 1), max(scale.shape[2] // _SAMPLE, 1)
+        thin = (scale[:, :: step[0], :: step[1]].reshape(n, -1) - parts[0]).numpy()
+        at = [round(q * (thin.shape[1] - 1)) for q in QUANTILES]
+        parts += [sd.unsqueeze(1), skew.clamp(-10, 10).unsqueeze(1), kurtosis.clamp(-10, 50).unsqueeze(1)]
+        parts += [torch.from_numpy(np.sort(thin, axis=1)[:, at])]
+        if octave == 1:
+            fine = scale
+    whole, cells = _orientations(cast("Tensor", fine))
+    coarse, _ = _orientations(scale)
+    return torch.cat([*parts, whole, coarse, cells], dim=1)
+
+
+def _orientations(scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Root of the mean gradient magnitude per orientation: whole patch (n, 8) and per cell (n, 4 * 4 * 8)."""
+    across = scale[:, 1:-1, 2:] - scale[:, 1:-1, :-2]
+    down = scale[:, 2:, 1:-1] - scale[:, :-2, 1:-1]
+    size = (across.square() + down.square()).sqrt()
+    turn = torch.atan2(down, across) * (ORIENTATIONS / torch.pi) % ORIENTATIONS
+    n, height, width = size.shape
+    rows, columns = (torch.arange(side) * CELLS // side for side in (height, width))
+    cell = rows[:, None] * CELLS + columns
+    into = cell * ORIENTATIONS + turn.long().clamp_max(ORIENTATIONS - 1)
+    total = size.new_zeros(n, CELLS * CELLS * ORIENTATIONS)
+    total.scatter_add_(1, into.reshape(n, -1), size.reshape(n, -1))
+    area = torch.bincount(cell.reshape(-1)).to(size.dtype)
+    whole = total.reshape(n, CELLS * CELLS, ORIENTATIONS).sum(dim=1) / area.sum()
+    return whole.sqrt(), (total / area.repeat_interleave(ORIENTATIONS)).sqrt()
+
+
+def _depths(density: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and mean square per depth, each (n, 32)."""
+    rows = torch.stack([density.mean(dim=2), density.square().mean(dim=2)], dim=1)
+    pooled = functional.adaptive_avg_pool1d(rows, DEPTHS)
+    return pooled[:, 0], pooled[:, 1]

@@ -1,0 +1,43 @@
+"""Features that stand beside every score: what an untrained encoder and plain statistics of the patch can do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from brodmann.patches import baselines, views
+from brodmann.patches.model import CytoNet
+from brodmann.patches.recipe import Recipe
+from brodmann.samples import Batch
+
+Control = Callable[[Batch], NDArray[np.float32]]
+
+
+def controls(recipe: Recipe) -> dict[str, Control]:
+    """Name to a function from patches (as `PatchSamples.read` gives them) to features ``(n, F)``.
+
+    Intensity profiles need a depth axis, so they exist for upright ribbon patches only.
+    """
+    model = CytoNet(recipe).eval()
+
+    def untrained(batch: Batch) -> NDArray[np.float32]:
+        with torch.no_grad():
+            return model.features(batch).numpy()
+
+    found: dict[str, Control] = {"untrained": untrained, "statistics": _on_density(baselines.statistics)}
+    if recipe.samples.where == "ribbon" and recipe.samples.upright:
+        found["profile"] = _on_density(baselines.profile)
+        found["profile_sd"] = _on_density(baselines.profile_sd)
+    return found
+
+
+def _on_density(describe: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Control:
+    """Hand-made features see the section-standardised density, which keeps more than the encoder's own input."""
+
+    def run(batch: Batch) -> NDArray[np.float32]:
+        return describe(views.density(batch["image"], batch["level"]).numpy())
+
+    return run

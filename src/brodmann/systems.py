@@ -1,0 +1,22 @@
+"""The systems, by name; imported when first asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from brodmann.errors import Usage
+
+SYSTEMS = ("patches",)
+
+
+def system(name: str) -> Any:
+    """The module of a system: ``Recipe``, ``open``, ``samples``, ``build``, ``controls``."""
+    if name not in SYSTEMS:
+        raise Usage("a recipe should name its system.", found=f"'{name}'.", do=f"use one of {', '.join(SYSTEMS)}.")
+    return importlib.import_module(f"brodmann.{name}")
+
+
+def name_of(recipe: Any) -> str:
+    """The system that a recipe object belongs to."""
+    return type(recipe).__module__.split(".")[1]

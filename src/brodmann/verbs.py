@@ -1,0 +1,317 @@
+"""The verbs: recipe, fit, embed, score, map, load. The shell calls these very functions."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from brodmann import compute, features
+from brodmann import recipe as recipes
+from brodmann.errors import Refused, Usage
+from brodmann.ledger import Ledger
+from brodmann.progress import Say
+from brodmann.run import Run
+from brodmann.systems import name_of, system
+
+_RECIPES = Path(__file__).parent / "recipes"
+_SHARD_ROWS = 2048
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in _RECIPES.glob("*.toml"))
+
+
+def recipe(name: str | Path, changes: Mapping[str, Any] | None = None) -> Any:
+    """A recipe by name or from a TOML file, with dotted changes applied.
+
+    Parameters
+    ----------
+    name : str or path
+        ``"patches-tiny"``, or a file.
+    changes : mapping, optional
+        For example ``{"fit.steps": 300, "seed": 1}``.
+
+    Returns
+    -------
+    Recipe
+        Of the system that the file names.
+
+    Raises
+    ------
+    Usage
+        For an unknown name, key or value, with the nearest known one.
+    """
+    path = Path(name)
+    if path.suffix != ".toml":
+        path = _RECIPES / f"{name}.toml"
+    if not path.is_file():
+        import difflib
+
+        near = difflib.get_close_matches(str(name), recipe_names(), n=1)
+        raise Usage(
+            f"'{name}' should be a recipe.",
+            found="neither a known name nor a .toml file.",
+            do=f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(recipe_names())}.",
+        )
+    values = recipes.read_toml(path.read_text(), where=path.name)
+    which = values.pop("system", None)
+    return recipes.build(system(str(which)).Recipe, recipes.override(values, changes or {}), where=path.name)
+
+
+def open_source(recipe: Any, data: Any) -> Any:
+    """The data of a recipe's system: a path, an open source, or the embedded phantom (``"phantom"``).
+
+    ``"phantom:brains=5,seed=1"`` passes settings to `brodmann.phantom.sections`.
+    """
+    if isinstance(data, str) and data.partition(":")[0] == "phantom":
+        from brodmann import phantom
+
+        return phantom.sections(**_settings(data.partition(":")[2]))
+    return system(name_of(recipe)).open(recipe, data)
+
+
+def _settings(text: str) -> dict[str, Any]:
+    pairs = [part.partition("=") for part in text.split(",") if part]
+    bad = [key for key, equals, _ in pairs if not equals]
+    if bad:
+        raise Usage("phantom settings should read 'phantom:brains=4,seed=0'.", found=f"'{bad[0]}' without a value.")
+    return {key.strip(): json.loads(value) for key, _, value in pairs}
+
+
+def fit(
+    recipe: Any, data: Any, out: str | Path, *, quiet: bool = False, threads: int = 2, until: int | None = None
+) -> Run:
+    """Train the recipe's model on data; the same call again resumes.
+
+    Parameters
+    ----------
+    recipe : Recipe or str
+        A recipe object, or the name of one.
+    data : str, path or Source
+        See `open_source`.
+    out : str or path
+        The run folder.
+    quiet : bool
+        Say nothing.
+    threads : int
+        Threads that read batches ahead.
+    until : int, optional
+        Stop with a checkpoint after this step; the same call without it goes on.
+
+    Returns
+    -------
+    Run
+        With trained weights.
+
+    Raises
+    ------
+    Changed
+        If the folder belongs to another recipe or other data.
+    """
+    from brodmann import train
+
+    if isinstance(recipe, str | Path):
+        recipe = globals()["recipe"](recipe)
+    say, module = Say(quiet=quiet), system(name_of(recipe))
+    with compute.team():
+        source = open_source(recipe, data)
+        samples = module.samples(source, recipe, part="train")
+        run = _open(out, recipe, samples.fingerprint, _remembered(data), say)
+        with run.lock() if compute.rank() == 0 else contextlib.nullcontext():
+            if run.has("weights"):
+                say(f"{run.path} is trained already; nothing to do.")
+                return run
+            _tell_skipped(say, samples.skipped)
+            say(f"{len(samples):,} samples of {samples.places['section'].nunique()} sections to train on")
+            model = module.build(recipe, samples)
+            train.fit(model, samples, recipe.fit, run, say=say, threads=threads, until=until)
+            if compute.rank() == 0:
+                run.save_weights(model.state_dict(), model.config(), _card(recipe, source, samples))
+                run.drop("checkpoints")
+                run.seal()
+        compute.barrier()
+    return run
+
+
+def _open(out: str | Path, recipe: Any, fingerprint: str, data: str, say: Say) -> Run:
+    """The run folder; one process makes it, then the others find it."""
+    for turn in range(2):
+        if (compute.rank() == 0) == (turn == 0):
+            run = Run.open(
+                out, recipe=recipe, system=name_of(recipe), data_fingerprint=fingerprint, data=data, say=say
+            )
+        compute.barrier()
+    return run  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+def embed(
+    run: Run | str | Path, data: Any = None, *, controls: bool = True, quiet: bool = False
+) -> ad.AnnData:
+    """One row per sample: features, coordinates, labels and the control features; the same call again resumes.
+
+    Parameters
+    ----------
+    run : Run or path
+        A trained run.
+    data : optional
+        Defaults to what the run was trained on.
+    controls : bool
+        Also describe every sample with an untrained encoder and with hand-made statistics.
+
+    Returns
+    -------
+    AnnData
+        The feature table, as stored in ``features.zarr`` of the run.
+    """
+    run = load(run) if not isinstance(run, Run) else run
+    say = Say(quiet=quiet)
+    recipe, model = trained(run)
+    module = system(run.system)
+    source = open_source(recipe, data if data is not None else _data_of(run))
+    samples = module.samples(source, recipe, part="all")
+    _tell_skipped(say, samples.skipped)
+    made = module.controls(recipe) if controls else {}
+    key = f"{run.recipe_hash}/{samples.fingerprint}/{sorted(made)}"
+    with compute.team(), run.lock() if compute.rank() == 0 else contextlib.nullcontext():
+        ledger = Ledger(run.path, rows=len(samples), shard_rows=_SHARD_ROWS, key=key)
+        todo = ledger.missing()
+        mine = todo[compute.rank() :: compute.world()]
+        with say.progress("embed", len(ledger) - len(todo), len(ledger), enabled=compute.rank() == 0) as progress:
+            for shard in mine:
+                start, stop = ledger.bounds(shard)
+                ledger.add(shard, _describe(model, samples, made, start, stop))
+                progress.advance(by=compute.world())
+        compute.barrier()
+        if compute.rank() == 0:
+            _store(run, recipe, samples, ledger)
+    return features.read(run.path / "features.zarr")
+
+
+def _describe(model: Any, samples: Any, made: Any, start: int, stop: int) -> dict[str, Any]:
+    """Features of one shard, and its control features."""
+    pieces = [vectors for _, vectors in model.describe(samples, start, stop)]
+    arrays: dict[str, Any] = {"X": np.concatenate(pieces).astype(np.float16)}
+    batch = samples.read(np.arange(start, stop)) if made else {}
+    for name, describe in made.items():
+        arrays[f"baseline_{name}"] = describe(batch).astype(np.float32)
+    return arrays
+
+
+def _store(run: Run, recipe: Any, samples: Any, ledger: Ledger) -> None:
+    """Join the shards to the feature table and seal the run."""
+    arrays = ledger.collect()
+    places = samples.places.drop(columns=["x_mm", "y_mm", "z_mm"])
+    obs = pd.concat([places, samples.labels.reset_index(drop=True)], axis=1)
+    features.write(
+        run.path / "features.zarr",
+        arrays.pop("X"),
+        obs,
+        space=samples.space,
+        xyz=samples.places[["x_mm", "y_mm", "z_mm"]].to_numpy(np.float32),
+        obsm=arrays,
+        uns={
+            "system": run.system,
+            "recipe_hash": run.recipe_hash,
+            "data_fingerprint": samples.fingerprint,
+            "split": recipes.plain(recipe)["split"],
+            "encoder_fold": -1 if recipe.split.fold is None else recipe.split.fold,
+        },
+    )
+    ledger.clear()
+    run.seal()
+
+
+def trained(run: Run) -> tuple[Any, Any]:
+    """Recipe and trained model of a run, ready to describe samples.
+
+    Raises
+    ------
+    Usage
+        If the run was not trained to the end.
+    Corrupt
+        If a byte of the weights is not the byte that was written.
+    """
+    module = system(run.system)
+    recipe = recipes.build(module.Recipe, run.recipe_values, where=f"{run.path.name}/recipe.toml")
+    state, config = run.weights()
+    model = module.rebuild(recipe, config)
+    model.load_state_dict(state)
+    return recipe, model.to(compute.device()).eval()
+
+
+def load(path: str | Path) -> Run:
+    """Open a run folder; every file is checked against the hash that was written with it."""
+    return Run.load(path)
+
+
+def targets(table: ad.AnnData) -> list[str]:
+    """Label columns of a table: what can be scored."""
+    known = {"id", "subject", "section", "x_um", "y_um", "angle_deg", "u_mm", "v_mm"}
+    return [name for name in cast("pd.DataFrame", table.obs).columns if name not in known]
+
+
+def describe_recipes() -> str:
+    """A line per recipe: its name and the first comment of its file."""
+    return "\n".join(
+        f"{name:26s}{(_RECIPES / f'{name}.toml').read_text().splitlines()[0].lstrip('# ')}" for name in recipe_names()
+    )
+
+
+def table(run: Run | str | Path) -> ad.AnnData:
+    """The feature table of a run.
+
+    Raises
+    ------
+    Refused
+        If the run has none yet.
+    """
+    run = load(run) if not isinstance(run, Run) else run
+    path = run.path / "features.zarr"
+    if not path.exists():
+        raise Refused(f"{run.path} should hold a feature table.", found="none.", do=f"run `brodmann embed {run.path}`.")
+    return features.read(path)
+
+
+def _remembered(data: Any) -> str:
+    """What `embed` opens when no data are named: the phantom's settings, or an absolute path; empty if in memory."""
+    if isinstance(data, str) and data.partition(":")[0] == "phantom":
+        return data
+    return str(Path(data).resolve()) if isinstance(data, str | Path) else ""
+
+
+def _data_of(run: Run) -> str:
+    if not run.data:
+        raise Usage("`embed` needs data.", found="a run trained from an object in memory.", do="pass data=... again.")
+    return run.data
+
+
+def _tell_skipped(say: Say, skipped: list[tuple[str, str]]) -> None:
+    for name, reason in skipped:
+        say(f"skipped {name}: {reason}")
+
+
+def _card(recipe: Any, source: Any, samples: Any) -> str:
+    """Model card: what the weights were trained on and what they expect."""
+    settings = recipe.samples
+    lines = [
+        f"# {name_of(recipe)} model",
+        "",
+        f"Trained on {len(samples):,} samples of {samples.places['section'].nunique()} sections and "
+        f"{samples.places['subject'].nunique()} brain(s) of '{source.name}', in space '{samples.space.name}'.",
+        "",
+        "## Input contract",
+        *(f"- {key}: {value}" for key, value in recipes.plain(settings).items()),
+        "",
+        "## Limits",
+        "- Self-supervised on places: features are meant to differ where the brain differs, not to be anatomy.",
+        "- Other stains, species or pixel sizes than above are untested; embed refuses none of them.",
+    ]
+    return "\n".join(lines) + "\n"
