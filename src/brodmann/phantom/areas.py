@@ -56,7 +56,7 @@ class Area:
 
 
 def _twins(area: Area, names: tuple[str, str], **change: float) -> tuple[Area, Area]:
-    """The same mean profile twice, the second with another texture."""
+    """Make two areas with the same mean profile, the second with another texture."""
     return replace(area, name=names[0]), replace(area, name=names[1], texture=replace(area.texture, **change))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from brodmann.phantom import areas, sheet
 from brodmann.phantom.sheet import MARGIN_MM, STEP_MM, Sheet, Waves
@@ -52,11 +52,11 @@ class Brain:
 
     def at(self, table: Array, st_mm: Array) -> Array:
         """Linear interpolation of a ``table`` (n_u, n_v[, k]) at sheet places (n, 2) mm -> (n[, k])."""
-        where = ((st_mm + MARGIN_MM) / STEP_MM).T
-        if table.ndim == 2:
-            return map_coordinates(table, where, order=1, mode="nearest")
-        parts = [map_coordinates(table[..., k], where, order=1, mode="nearest") for k in range(table.shape[2])]
-        return np.stack(parts, axis=1)
+        where = (st_mm + MARGIN_MM) / STEP_MM
+        i, j = (where[:, k].astype(int).clip(0, table.shape[k] - 2) for k in range(2))
+        a, b = ((where[:, k] - low).clip(0, 1).reshape(-1, *([1] * (table.ndim - 2))) for k, low in enumerate((i, j)))
+        near = (1 - b) * table[i, j] + b * table[i, j + 1]
+        return (1 - a) * near + a * ((1 - b) * table[i + 1, j] + b * table[i + 1, j + 1])
 
     def nearest(self, table: NDArray[np.int16], st_mm: Array) -> NDArray[np.int16]:
         """Value of an integer ``table`` at the nearest node of sheet places (n, 2) mm -> (n,)."""

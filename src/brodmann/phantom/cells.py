@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from brodmann.phantom import areas
 from brodmann.phantom.brain import Brain
-from brodmann.phantom.chance import compiled, lumps, normal, uniform
+from brodmann.phantom.chance import compiled, lumps, normal, ripple, uniform
 from brodmann.phantom.cut import STEP_UM, Geometry
 from brodmann.phantom.sheet import MARGIN_MM, STEP_MM
 
@@ -129,8 +129,11 @@ def _place(field: Any, table: Any, layout: Any, pyramid: Any, layer_of: Any, see
                     cyto_at(table, q[0], q[1], row)
                     if turn == 0 and row[tex0 + 5] < 0.2:
                         continue
+                    slack = 0.06 / q[3] + 0.04
                     for k in range(sub):
-                        densest = max(densest, np.exp(row[dens0 + k]))
+                        above = row[edge0 + k - 1] if k else 0.0
+                        if above <= q[4] + slack and row[edge0 + k] >= q[4] - slack:
+                            densest = max(densest, np.exp(row[dens0 + k]))
                     # Room for modulation by texture, and for candidates that find no free place.
                     densest = densest * (1 + max(row[tex0], row[tex0 + 1], row[tex0 + 2])) * 1.35
                 peak = densest + (_GLIA_WHITE if q[2] < -q[3] + 0.4 else _GLIA_CORTEX)
@@ -166,10 +169,10 @@ def _place(field: Any, table: Any, layout: Any, pyramid: Any, layer_of: Any, see
                             grain = row[tex0 + 4]
                             modulated = 1.0
                             if k > 0 and row[tex0] > 0.02:
-                                v = lumps(texture_seed, q[0] / _COLUMN_MM, q[1] / _COLUMN_MM, 0.0)
+                                v = ripple(texture_seed, q[0] / _COLUMN_MM, q[1] / _COLUMN_MM)
                                 modulated += row[tex0] * min(max(2.4 * v, -1.0), 1.0)
                             if k == 1 and row[tex0 + 1] > 0.02:
-                                v = lumps(texture_seed + np.uint64(1), q[0] / _ISLAND_MM, q[1] / _ISLAND_MM, 0.0)
+                                v = ripple(texture_seed + np.uint64(1), q[0] / _ISLAND_MM, q[1] / _ISLAND_MM)
                                 modulated += row[tex0 + 1] * min(max(3.0 * v, -1.0), 1.0)
                             if k > 1 and row[tex0 + 2] > 0.02:
                                 a, b, c = q[0] / _CLUMP_MM, q[1] / _CLUMP_MM, q[2] / _CLUMP_MM

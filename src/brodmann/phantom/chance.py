@@ -8,7 +8,6 @@ import numba
 import numpy as np
 
 compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
-inlined: Any = numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
 
 
 @compiled
@@ -44,30 +43,32 @@ def white(seed: Any, index: int) -> float:
 
 
 @compiled
-def _corner(seed: Any, i: int, j: int, k: int) -> float:
+def _corner(seed: Any, i: int, j: int) -> float:
     h = scramble(
         np.uint64(seed)
         ^ (np.uint64(i + 100000) * np.uint64(0x8DA6B343))
         ^ (np.uint64(j + 100000) * np.uint64(0xD8163841 << 16))
-        ^ (np.uint64(k + 100000) * np.uint64(0xCB1AB31F << 32))
     )
     return float(h >> np.uint64(11)) * (2.0 / 9007199254740992.0) - 1.0
 
 
 @compiled
+def ripple(seed: Any, x: float, y: float) -> float:
+    """Smooth lattice noise of the plane in [-1, 1] with mean 0 and lumps about one unit wide."""
+    i, j = int(np.floor(x)), int(np.floor(y))
+    a, b = x - i, y - j
+    a, b = a * a * (3 - 2 * a), b * b * (3 - 2 * b)
+    near = (1 - a) * _corner(seed, i, j) + a * _corner(seed, i + 1, j)
+    far = (1 - a) * _corner(seed, i, j + 1) + a * _corner(seed, i + 1, j + 1)
+    return (1 - b) * near + b * far
+
+
+@compiled
 def lumps(seed: Any, x: float, y: float, z: float) -> float:
-    """Smooth lattice noise in [-1, 1] with mean 0 and lumps about one unit wide; z = 0 gives a plane's noise."""
-    i, j, k = int(np.floor(x)), int(np.floor(y)), int(np.floor(z))
-    a, b, c = x - i, y - j, z - k
-    a, b, c = a * a * (3 - 2 * a), b * b * (3 - 2 * b), c * c * (3 - 2 * c)
-    total = 0.0
-    for dk in range(2):
-        wk = c if dk else 1 - c
-        if wk == 0.0:
-            continue
-        for dj in range(2):
-            wj = b if dj else 1 - b
-            for di in range(2):
-                wi = a if di else 1 - a
-                total += wi * wj * wk * _corner(seed, i + di, j + dj, k + dk)
-    return total
+    """Smooth lattice noise of space, as `ripple`."""
+    k = int(np.floor(z))
+    c = z - k
+    c = c * c * (3 - 2 * c)
+    step = np.uint64(0xCB1AB31F << 32)
+    low = ripple(np.uint64(seed) ^ (np.uint64(k + 100000) * step), x, y)
+    return (1 - c) * low + c * ripple(np.uint64(seed) ^ (np.uint64(k + 100001) * step), x, y)

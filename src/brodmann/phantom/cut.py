@@ -62,7 +62,9 @@ def planes(brain: Brain, *, seed: int, sections: int) -> list[Plane]:
     rng = stream(seed, "phantom", brain.name, "planes")
     yaw, pitch = np.deg2rad(rng.uniform(-14, 14, 2))
     offsets = np.linspace(-WIDTH_MM / 2, WIDTH_MM / 2, sections + 2)[1:-1]
-    return [_plane(brain, stream(seed, "phantom", brain.name, "plane", k), yaw, pitch, o) for k, o in enumerate(offsets)]
+    return [
+        _plane(brain, stream(seed, "phantom", brain.name, "plane", k), yaw, pitch, o) for k, o in enumerate(offsets)
+    ]
 
 
 def _plane(brain: Brain, rng: np.random.Generator, yaw: float, pitch: float, offset: float) -> Plane:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from brodmann.phantom import areas
 from brodmann.phantom.brain import Brain
 from brodmann.phantom.cells import Cells, between, cyto_at
-from brodmann.phantom.chance import compiled, lumps
+from brodmann.phantom.chance import compiled, ripple
 from brodmann.phantom.cut import STEP_UM, Geometry
 from brodmann.phantom.sheet import MARGIN_MM, STEP_MM
 
@@ -39,8 +39,8 @@ def labels(
     geometry: Geometry, brain: Brain, shape: tuple[int, int], pixel_um: float, what: Literal["layers", "areas"]
 ) -> NDArray[np.uint8]:
     """Label image (h, w) uint8: layers (0 background, 1-6, 7 white matter) or areas (0, else 1 + index)."""
-    edge0, area = areas.EDGES.start, brain.area.astype(np.int16)
-    args = (geometry.field, brain.cyto, edge0, areas.LAYER_OF, area, what == "areas", shape[0], shape[1], pixel_um)
+    area = brain.area if what == "areas" else brain.area[:0]
+    args = (geometry.field, brain.cyto, areas.EDGES.start, areas.LAYER_OF, area, shape[0], shape[1], pixel_um)
     return cast("NDArray[np.uint8]", _labels(*args))
 
 
@@ -58,7 +58,7 @@ def _tissue(field: Any, height: int, width: int, pixel_um: float, seed: Any) -> 
             if inside <= 0.0:
                 continue
             white = min(max((-q[3] - q[2]) / 0.25 + 0.5, 0.0), 1.0)
-            mottle = lumps(seed, fx * STEP_UM / 45.0, fy * STEP_UM / 45.0, 0.0)
+            mottle = ripple(seed, fx * STEP_UM / 45.0, fy * STEP_UM / 45.0)
             od[y, x] = inside * (_NEUROPIL + (_WHITE - _NEUROPIL) * white) * (1.0 + 0.22 * mottle)
     return od
 
@@ -150,7 +150,7 @@ def _vessels(od: Any, vessels: Any, pixel_um: float) -> None:
 
 @compiled
 def _labels(
-    field: Any, cyto: Any, edge0: int, layer_of: Any, area: Any, by_area: bool, height: int, width: int, pixel_um: float
+    field: Any, cyto: Any, edge0: int, layer_of: Any, area: Any, height: int, width: int, pixel_um: float
 ) -> Any:
     out = np.zeros((height, width), np.uint8)
     q = np.empty(8)
@@ -160,7 +160,7 @@ def _labels(
             between(field, (x + 0.5) * pixel_um / STEP_UM, (y + 0.5) * pixel_um / STEP_UM, q)
             if q[7] < 0 or q[2] > q[3]:
                 continue
-            if by_area:
+            if len(area):
                 if q[2] >= -q[3]:
                     i = min(max(int((q[0] + MARGIN_MM) / STEP_MM + 0.5), 0), area.shape[0] - 1)
                     j = min(max(int((q[1] + MARGIN_MM) / STEP_MM + 0.5), 0), area.shape[1] - 1)

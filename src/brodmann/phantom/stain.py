@@ -13,7 +13,6 @@ from brodmann.phantom.brain import Brain
 from brodmann.phantom.chance import compiled, white
 from brodmann.phantom.cut import Plane
 from brodmann.phantom.sheet import Waves
-from brodmann.samples import stream
 
 Array = NDArray[np.float64]
 SLIDE = 238
@@ -122,7 +121,7 @@ def spoil(od: NDArray[np.float32], pixel_um: float, rng: np.random.Generator, dy
 
 
 def _crease(rng: np.random.Generator, width_mm: float, height_mm: float) -> Array:
-    """A wandering line across part of the section, (n, 2) mm."""
+    """Draw a wandering line across part of the section, (n, 2) mm."""
     n = int(rng.uniform(3, 14) / 0.2)
     heading = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.09, n))
     start = rng.uniform(0, 1, 2) * [width_mm, height_mm]
@@ -132,9 +131,12 @@ def _crease(rng: np.random.Generator, width_mm: float, height_mm: float) -> Arra
 @compiled
 def _mark(od: Any, path: Any, half_px: float, factor: float, seed: int) -> None:
     """Multiply density within a ragged band around ``path`` (n, 2) px by ``factor``; ends taper."""
-    height, width = od.shape
     reach = int(half_px * 2 + 2)
-    weight = np.zeros_like(od)
+    left, right = max(int(path[:, 0].min()) - reach, 0), min(int(path[:, 0].max()) + reach + 1, od.shape[1])
+    top, bottom = max(int(path[:, 1].min()) - reach, 0), min(int(path[:, 1].max()) + reach + 1, od.shape[0])
+    if left >= right or top >= bottom:
+        return
+    weight = np.zeros((bottom - top, right - left), np.float32)
     n = len(path)
     for k in range(n - 1):
         taper = min(1.0, 0.15 + 4.0 * min(k, n - 2 - k) / n)
@@ -142,21 +144,19 @@ def _mark(od: Any, path: Any, half_px: float, factor: float, seed: int) -> None:
         x0, y0, x1, y1 = path[k, 0], path[k, 1], path[k + 1, 0], path[k + 1, 1]
         dx, dy = x1 - x0, y1 - y0
         square = max(dx * dx + dy * dy, 1e-9)
-        for j in range(max(int(min(y0, y1)) - reach, 0), min(int(max(y0, y1)) + reach + 1, height)):
-            for i in range(max(int(min(x0, x1)) - reach, 0), min(int(max(x0, x1)) + reach + 1, width)):
+        for j in range(max(int(min(y0, y1)) - reach, top), min(int(max(y0, y1)) + reach + 1, bottom)):
+            for i in range(max(int(min(x0, x1)) - reach, left), min(int(max(x0, x1)) + reach + 1, right)):
                 f = min(max(((i - x0) * dx + (j - y0) * dy) / square, 0.0), 1.0)
                 d = np.hypot(i - x0 - f * dx, j - y0 - f * dy)
-                weight[j, i] = max(weight[j, i], min(max(half - d + 0.5, 0.0), 1.0))
-    for j in range(height):
-        for i in range(width):
-            if weight[j, i] > 0:
-                od[j, i] *= 1.0 + (factor - 1.0) * weight[j, i]
+                cover = min(max(half - d + 0.5, 0.0), 1.0)
+                weight[j - top, i - left] = max(weight[j - top, i - left], cover)
+    for j in range(top, bottom):
+        for i in range(left, right):
+            od[j, i] *= 1.0 + (factor - 1.0) * weight[j - top, i - left]
 
 
 @compiled
-def _expose(
-    od: Any, uneven: Any, lamp: Any, step: float, gain: float, haze: float, noise: float, seed: Any
-) -> Any:
+def _expose(od: Any, uneven: Any, lamp: Any, step: float, gain: float, haze: float, noise: float, seed: Any) -> Any:
     """Beer-Lambert, then noise that grows with the light."""
     height, width = od.shape
     out = np.empty((height, width), np.uint8)

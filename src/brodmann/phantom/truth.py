@@ -24,7 +24,8 @@ def table(brain: Brain, plane: Plane, line: Ribbon, tubes: Array, spacing_mm: fl
     ``s_mm, t_mm`` (the brain's own sheet), ``x_mm, y_mm, z_mm``, ``area, network, axis, thickness_mm``,
     ``curvature`` (mean, 1/mm, crowns positive), ``cutting_angle_deg`` (0: cortical normal in the section),
     ``border_mm`` (to the nearest other area), ``vessel`` (area fraction within 1.5 mm),
-    ``density_L1 ... L6`` (cells per mm2 of section; 0 where a layer is absent) and ``size_L1 ... L6`` (mean diameter, um).
+    ``density_L1 ... L6`` (cells per mm2 of section; 0 where a layer is absent) and ``size_L1 ... L6`` (mean diameter,
+    um; NaN where a layer is absent).
     """
     pick = np.arange(0, len(line.xy_um), max(1, round(spacing_mm / 0.05)))
     st = line.line_mm[pick]
@@ -56,7 +57,7 @@ def layers(cyto: Array) -> dict[str, Array]:
     size = np.exp(cyto[:, areas.SIZE]) * (np.sqrt(grain) * np.exp(-(spread**2) / 2))[:, None]
     out: dict[str, Array] = {"thickness_mm": cyto[:, 0]}
     for layer in range(1, 7):
-        part = areas.LAYER_OF == layer
+        part = layer == areas.LAYER_OF
         width = share[:, part].sum(axis=1)
         cells = (share * density)[:, part].sum(axis=1)
         there = width > 0.01
