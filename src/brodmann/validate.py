@@ -177,7 +177,7 @@ def _doubt(report: Report, source: Source, dark: Counter[bool], empty: list[str]
     odd = np.abs(np.log(ums / np.median(ums))) > math.log(1.5)
     if odd.any():
         names = ", ".join(section.id for section, bad in zip(sections, odd, strict=True) if bad)
-        report.concerns.append(f"pixel size differs from the others' {np.median(ums):.4g} um by half or more: {names[:120]}")
+        report.concerns.append(f"pixel size differs from the usual {np.median(ums):.4g} um: {names[:120]}")
     if dark[True] and dark[False]:
         few = dark[True] < dark[False]
         names = ", ".join(section.id for section in sections if section.dark_stain == few)
@@ -200,7 +200,9 @@ def _doubt(report: Report, source: Source, dark: Counter[bool], empty: list[str]
         if sections[i].subject == sections[j].subject and np.linalg.norm(centres[i] - centres[j]) < 1e-4
     ]
     if same:
-        report.concerns.append(f"{len(same)} pairs of sections lie at the very same place, e.g. {same[0][0]}, {same[0][1]}")
+        report.concerns.append(
+            f"{len(same)} pairs of sections lie at the very same place, e.g. {same[0][0]}, {same[0][1]}"
+        )
     slabs = [np.linalg.norm(_directions(section)[0]) for section in sections]
     if max(slabs) > 1.25 or min(slabs) < 0.8:
         report.concerns.append(
@@ -249,7 +251,9 @@ def _contact_sheet(source: Source, path: Path, limit: int) -> Path:
 
     chosen = [
         source.sections[i]
-        for i in np.unique(np.linspace(0, len(source.sections) - 1, min(limit, len(source.sections))).round().astype(int))
+        for i in np.unique(
+            np.linspace(0, len(source.sections) - 1, min(limit, len(source.sections))).round().astype(int)
+        )
     ]
     columns = min(5, len(chosen))
     rows = math.ceil(len(chosen) / columns)
@@ -280,7 +284,9 @@ def _show(axis: Any, section: Section, space: Space) -> None:
     if section.points is not None:
         some = section.points.iloc[:: max(len(section.points) // 300, 1)]
         axis.plot(some["x_um"] / 1000, some["y_um"] / 1000, ",", color="#d04000")
-    axis.plot([0.04 * width, 0.04 * width + 1], [0.95 * height] * 2, color="#c00000", linewidth=2, solid_capstyle="butt")
+    axis.plot(
+        [0.04 * width, 0.04 * width + 1], [0.95 * height] * 2, color="#c00000", linewidth=2, solid_capstyle="butt"
+    )
     right, up = _directions(section)
     through = np.cross(right, up)
     if space.name != "unregistered":

@@ -72,7 +72,7 @@ class OmeZarr:
             self._fits(head, axes)
         self.sizes = [(head.shape[self._y], head.shape[self._x]) for head in self._headers]
         self.factors = reductions(self.sizes, name=path.name)
-        self.pixel_um = self._pixel_um(axes, [scale for _, scale in datasets])
+        self.pixel_um: float | None = self._pixel_um(axes, [scale for _, scale in datasets])
         many = 1 if self._c is None else self._headers[0].shape[self._c]
         if channel is not None and channel >= many:
             raise Refused(f"{path.name} should have channel {channel}.", found=f"{many} channels.")

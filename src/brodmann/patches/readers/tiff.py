@@ -161,7 +161,7 @@ class Tiff:
         name = f"{self._path.name}, page {page.index}"
         if len(offsets) != across * down * planes or len(counts) != len(offsets):
             raise Corrupt(
-                f"{name} should list {across * down * planes:,} tiles for {page.imagewidth} x {page.imagelength} pixels.",
+                f"{name} should list {across * down * planes:,} tiles for {page.imagewidth} x {page.imagelength} px.",
                 found=f"{len(offsets):,} offsets and {len(counts):,} byte counts.",
                 cause="a header that lies about the size of the image.",
             )
