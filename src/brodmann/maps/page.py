@@ -133,7 +133,7 @@ def encode(picture: Path | str | bytes, *, widest: int, quality: int) -> tuple[s
     if image.width > widest:
         image = image.resize((widest, max(1, round(image.height * widest / image.width))), Image.Resampling.LANCZOS)
     stored = io.BytesIO()
-    image.save(stored, "PNG", optimize=True)
+    image.save(stored, "PNG")
     mime = "png"
     if stored.tell() > 60_000:
         lossy = io.BytesIO()

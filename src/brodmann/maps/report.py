@@ -86,7 +86,7 @@ def write(
 
         def draw(picture: tuple[str, str, Any], kind: str = "", most: int = widest, best: int = quality) -> str:
             source, size = encode(picture[2], widest=most, quality=best)
-            kind = kind or ("wide" if size[0] > 1.6 * size[1] and size[0] > 560 else "")
+            kind = kind or ("wide" if size[0] > 1.6 * size[1] and 2 * size[0] >= min(most, 1500) else "")
             return figure(picture[0], picture[1], source, size=size, kind=kind)
 
         body = [

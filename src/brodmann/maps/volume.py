@@ -168,10 +168,11 @@ def _fill(
 
     tree: Any = cKDTree(xyz)
     padded = np.append(values, 0).astype(np.uint16)
+    reach = float(np.nextafter(reach_mm, np.inf))  # the tree's bound is open, ours is closed
     for i in range(data.shape[0]):
         empty = np.argwhere(data[i] == 0)
         inside = np.column_stack([np.full(len(empty), i), empty])
-        nearest = tree.query((inside + low + 0.5) * voxel_mm, distance_upper_bound=reach_mm)[1]
+        nearest = tree.query((inside + low + 0.5) * voxel_mm, distance_upper_bound=reach)[1]
         data[i][tuple(empty.T)] = padded[nearest]
 
 
