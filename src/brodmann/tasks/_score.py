@@ -1,0 +1,232 @@
+"""A score is a value with its interval, its split and its rivals; it prints, saves and loads as one thing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from rich.table import Table
+
+from brodmann.errors import Corrupt, Usage
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and where it comes from.
+
+    Parameters
+    ----------
+    value : float
+        The estimate; NaN when it cannot be had.
+    low, high : float
+        Ends of the 95 % interval (for a null: 5th and 95th percentile of its draws).
+    note : str
+        What it is, when the name does not say it all.
+    """
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    note: str = ""
+
+    def __str__(self) -> str:
+        """Value and interval, e.g. ``0.41 [0.36, 0.46]``."""
+        if math.isnan(self.low):
+            return f"{self.value:.2f}"
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """How well a question is answered on held-out rows, with everything needed to judge the number.
+
+    Parameters
+    ----------
+    task, target, metric : str
+        The question, what was predicted, and the measure of the headline value.
+    value : float
+        Headline value, over all held-out rows together.
+    interval : (float, float)
+        95 % interval from a bootstrap of whole ``cluster`` units.
+    n, n_groups : int
+        Held-out rows, and held-out units among which the bootstrap draws.
+    cluster, what : str
+        Name of those units (``sections``, ``brains``, ``blocks``) and of a row (``patches``, ``cells``).
+    split : str
+        What was held out, in words; ``folds`` names each fold.
+    baselines : mapping of str to Estimate
+        Rivals under the same folds and the same probe, and nulls.
+    gains : mapping of str to Estimate
+        Headline value minus each rival, paired over the same bootstrap draws: decided when the interval excludes 0.
+    extra : mapping of str to Estimate
+        Further measures.
+    classes : tuple of str
+        Classes in sorted order; empty for a numeric target.
+    per_class : mapping
+        For each class precision, recall, f1 and n.
+    confusion : tuple of tuples of int
+        Rows truth, columns predicted, in the order of ``classes``.
+    predicted, truth : Series
+        Held-out rows only, indexed by id.
+    recipe_hash, data_fingerprint : str
+        What made the table.
+    remarks : tuple of str
+        What a reader must know before believing the number.
+    """
+
+    task: str
+    target: str
+    metric: str
+    value: float
+    interval: tuple[float, float]
+    n: int
+    n_groups: int
+    cluster: str = "sections"
+    what: str = "rows"
+    split: str = ""
+    folds: tuple[str, ...] = ()
+    probe: str = ""
+    seed: int = 0
+    baselines: Mapping[str, Estimate] = field(default_factory=lambda: dict[str, Estimate]())
+    gains: Mapping[str, Estimate] = field(default_factory=lambda: dict[str, Estimate]())
+    extra: Mapping[str, Estimate] = field(default_factory=lambda: dict[str, Estimate]())
+    classes: tuple[str, ...] = ()
+    per_class: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: dict[str, dict[str, float]]())
+    confusion: tuple[tuple[int, ...], ...] = ()
+    predicted: pd.Series = field(default_factory=lambda: pd.Series(dtype=object), repr=False)
+    truth: pd.Series = field(default_factory=lambda: pd.Series(dtype=object), repr=False)
+    recipe_hash: str = ""
+    data_fingerprint: str = ""
+    remarks: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """One line: value, interval, size, rivals; then the remarks."""
+        head = f"{self.task}  {self.metric} {Estimate(self.value, *self.interval)}"
+        size = f"n {self.n:,} {self.what}, {self.n_groups} {self.cluster}"
+        rivals = [f"{name} {rival.value:.2f}" for name, rival in self.baselines.items()]
+        return "\n  ".join([" | ".join([f"{head}  {size}", *rivals]), *(f"note: {text}" for text in self.remarks)])
+
+    def table(self) -> Table:
+        """Rich table of the value beside its rivals and further measures."""
+        table = Table(title=f"{self.task}: {self.target}", caption="\n".join(self.remarks) or None)
+        for name in ("", self.metric, "95 %", "gain over it", "note"):
+            table.add_column(name, justify="left" if name in {"", "note"} else "right")
+        size = f"{self.n:,} {self.what}, {self.n_groups} {self.cluster}; {self.split}"
+        table.add_row("features", f"{self.value:.3f}", _interval(*self.interval), "", size, style="bold")
+        for name, rival in self.baselines.items():
+            gain = self.gains.get(name)
+            shown = f"{gain.value:+.3f} {_interval(gain.low, gain.high)}" if gain else ""
+            table.add_row(name, f"{rival.value:.3f}", _interval(rival.low, rival.high), shown, rival.note)
+        table.add_section()
+        for name, measure in self.extra.items():
+            table.add_row(name, f"{measure.value:.3f}", _interval(measure.low, measure.high), "", measure.note)
+        return table
+
+    def to_json(self) -> str:
+        """Strict JSON (no NaN: missing numbers are null); `from_json` gives an equal score back."""
+        values: dict[str, Any] = {"format": 1}
+        for name in self.__dataclass_fields__:
+            values[name] = getattr(self, name)
+        for name in ("baselines", "gains", "extra"):
+            rivals = cast("Mapping[str, Estimate]", values[name])
+            values[name] = {key: {**rival.__dict__} for key, rival in rivals.items()}
+        values["ids"] = [str(name) for name in self.predicted.index]
+        values["predicted"] = _encode(self.predicted, self.classes)
+        values["truth"] = _encode(self.truth, self.classes)
+        return json.dumps(_strict(values), allow_nan=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str, *, where: str = "the score") -> Score:
+        """Read what `to_json` wrote.
+
+        Raises
+        ------
+        Corrupt
+            The text is not a score.
+        """
+        try:
+            values = cast("dict[str, Any]", json.loads(text))
+            if values.pop("format") != 1:
+                raise Corrupt(f"{where} should be of format 1.", do="read it with the version that wrote it.")
+            for name in ("baselines", "gains", "extra"):
+                values[name] = {key: Estimate(**_numbers(rival)) for key, rival in values[name].items()}
+            ids = pd.Index(values.pop("ids"), dtype=object, name="id")
+            for name in ("classes", "folds", "remarks"):
+                values[name] = tuple(values[name])
+            for name in ("predicted", "truth"):
+                values[name] = _decode(values[name], ids, values["classes"], name)
+            values["interval"] = tuple(math.nan if end is None else end for end in values["interval"])
+            values["confusion"] = tuple(tuple(row) for row in values["confusion"])
+            values["per_class"] = {key: _numbers(row) for key, row in values["per_class"].items()}
+            values["value"] = math.nan if values["value"] is None else values["value"]
+            return cls(**values)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise Corrupt(f"{where} should be a saved score.", found=f"{type(error).__name__}: {error}.") from error
+
+    def save(self, run: str | Path) -> Path:
+        """Write ``scores/<task>-<target>.json`` in a run folder and return its path."""
+        target = "".join(c if c.isalnum() or c in "._-" else "_" for c in self.target)
+        path = Path(run) / "scores" / f"{self.task}-{target}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Written aside and renamed, so that a power cut leaves the old score or the new one.
+        aside = path.with_suffix(".partial")
+        aside.write_text(self.to_json(), encoding="utf-8")
+        aside.replace(path)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Score:
+        """Read a saved score.
+
+        Raises
+        ------
+        Usage
+            There is no such file.
+        Corrupt
+            The file is not a score.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise Usage(f"a saved score should be at {path}.", found="no such file.")
+        return cls.from_json(path.read_text(encoding="utf-8"), where=str(path))
+
+
+def _interval(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f"[{low:.3f}, {high:.3f}]"
+
+
+def _strict(value: Any) -> Any:
+    """Plain JSON types, with null for numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): _strict(item) for key, item in cast("Mapping[Any, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in cast("list[Any]", value)]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: math.nan if value is None else value for key, value in row.items()}
+
+
+def _encode(values: pd.Series, classes: tuple[str, ...]) -> list[Any]:
+    """Class numbers for classes (a tenth of the size of names), plain numbers otherwise."""
+    if not classes:
+        return cast("list[Any]", values.astype(float).tolist())
+    number = {name: i for i, name in enumerate(classes)}
+    return [number[str(name)] for name in values]
+
+
+def _decode(values: list[Any], ids: pd.Index, classes: tuple[str, ...], name: str) -> pd.Series:
+    if classes:
+        return pd.Series([classes[i] for i in values], index=ids, dtype=object, name=name)
+    array: NDArray[np.float64] = np.array([math.nan if v is None else v for v in values], dtype=np.float64)
+    return pd.Series(array, index=ids, name=name)
