@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +23,7 @@ _SLICE = 1 << 26
 
 
 @contextmanager
-def guard(what: str, where: Path, *, need: int, do: str = "") -> Iterator[None]:
+def guard(what: str, where: Path, *, need: int, do: str = "") -> Generator[None, None, None]:
     """Turn what the disk says into `NoRoom` or `Unwritable`; ``need`` is the size in bytes of ``what``.
 
     Raises
@@ -97,13 +97,12 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Replace ``path`` by ``data``, whole or not at all, and keep it through a power cut."""
     temporary = path.with_name(path.name + PARTIAL)
     with guard(path.name, path.parent, need=len(data)):
-        _make(path.parent)
+        make(path.parent)
         try:
             fill(temporary, [data])
             temporary.replace(path)
         except OSError:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+            remove_quietly(temporary)
             raise
         sync(path.parent)
 
@@ -114,7 +113,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def folder(path: Path, *, what: str = "", need: int = 0, do: str = "") -> Iterator[Path]:
+def folder(path: Path, *, what: str = "", need: int = 0, do: str = "") -> Generator[Path, None, None]:
     """A temporary folder to write into; it becomes ``path`` at the end, whole or not at all.
 
     A folder that is already there is replaced; on any error it stays as it was.
@@ -123,7 +122,7 @@ def folder(path: Path, *, what: str = "", need: int = 0, do: str = "") -> Iterat
     with guard(what or path.name, path.parent, need=need, do=do):
         settle(path)
         remove(temporary)
-        _make(temporary)
+        make(temporary)
         try:
             yield temporary
             sync_tree(temporary)
@@ -139,10 +138,10 @@ def folder(path: Path, *, what: str = "", need: int = 0, do: str = "") -> Iterat
         remove(replaced)
 
 
-def _make(path: Path) -> None:
+def make(path: Path) -> None:
     """Make a folder and its parents; their names survive a power cut too."""
     if not path.exists():
-        _make(path.parent)
+        make(path.parent)
         path.mkdir(exist_ok=True)
         sync(path.parent)
 
@@ -163,6 +162,12 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def remove_quietly(path: Path) -> None:
+    """Delete what a failed write left, if the disk lets us: its own error is the one to report."""
+    with suppress(OSError):
+        remove(path)
 
 
 def sync(path: Path) -> None:

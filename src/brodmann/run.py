@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -272,7 +272,7 @@ class Run:
         atomic.write_bytes(self.path / name, data)
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[Path]:
+    def writing(self, name: str) -> Generator[Path, None, None]:
         """A temporary folder that becomes ``name`` (``"maps"``, ``"figures"``) at the end, whole or not at all."""
         self.forget(name)
         with atomic.folder(self.path / name) as partial:

@@ -63,7 +63,7 @@ def read(path: Path) -> dict[str, Tensor]:
     import safetensors.torch
 
     try:
-        return safetensors.torch.load_file(path)
+        return cast("Any", safetensors.torch).load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise Corrupt(f"{path} should be a safetensors file.", found=str(error)) from error
 

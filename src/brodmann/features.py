@@ -1,0 +1,359 @@
+"""The one feature store: AnnData on zarr v3; a row per place, float16 features, sections contiguous.
+
+Every chunk carries a crc32c and every chunk is written, so a flipped bit or a lost file is an error, never a zero.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import anndata
+import numpy as np
+import pandas as pd
+import scipy.spatial
+import zarr
+from anndata import AnnData
+from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from brodmann import atomic
+from brodmann.errors import Corrupt, Refused, Usage
+from brodmann.space import SPACES, Space
+
+# libraries without (complete) types: untyped here, at the edge, and nowhere further in
+_anndata, _pandas, _scipy, _zarr = cast(Any, anndata), cast(Any, pd), cast(Any, scipy.spatial), cast(Any, zarr)
+
+FORMAT = 1
+"""Version of the table; a reader refuses newer ones."""
+_CHUNK_BYTES = 6 << 20
+
+
+def write(
+    path: str | Path,
+    X: NDArray[np.floating],
+    obs: pd.DataFrame,
+    space: Space,
+    xyz: NDArray[np.floating],
+    *,
+    obsm: Mapping[str, NDArray[Any]] | None = None,
+    uns: Mapping[str, Any] | None = None,
+) -> AnnData:
+    """Write a feature table, whole or not at all; the same table gives the same bytes.
+
+    Parameters
+    ----------
+    path : str or Path
+        Folder of the zarr store; an older table there is replaced.
+    X : array (n, d), floating
+        Features; kept as float16.
+    obs : DataFrame, n rows
+        ``id`` (str, unique), ``section``, further columns of the places, and labels.
+    space : Space
+    xyz : array (n, 3)
+        Coordinates in ``space``, mm; kept as float32.
+    obsm : mapping of str to array (n, k), optional
+        Further arrays per row, such as ``"baseline_profile"``.
+    uns : mapping, optional
+        Provenance, kept as ``uns["brodmann"]`` with the format's version.
+
+    Returns
+    -------
+    AnnData
+        The table as written; rows of a section are brought together if they were not, in stable order.
+
+    Raises
+    ------
+    Refused
+        If ids repeat, lengths differ, or a value does not fit into float16.
+    """
+    table = _table(X, obs, space, xyz, obsm or {}, uns or {})
+    size = sum(int(np.asarray(array).nbytes) for array in [*cast(Any, table).obsm.values(), cast(Any, table).X])
+    with atomic.folder(Path(path), what="the feature table", need=size // 2) as partial, _settings():
+        group = _zarr.open_group(str(partial), mode="a", zarr_format=3)
+        _anndata.experimental.write_dispatched(group, "/", table, callback=_write_element)
+    return table
+
+
+def read(path: str | Path) -> AnnData:
+    """Read a whole feature table.
+
+    Raises
+    ------
+    Usage
+        If there is none.
+    Refused
+        If it is of a newer format or no feature table.
+    Corrupt
+        If a chunk is missing or does not match its crc32c.
+    """
+    path = Path(path)
+    group = _open(path)
+    with _damage(path):
+        for name, member in group.members(max_depth=None):
+            if isinstance(member, zarr.Array):
+                _complete(member, path, name)
+        return _anndata.read_zarr(group)
+
+
+def read_section(path: str | Path, section: str) -> AnnData:
+    """Read the rows of one section without touching the others.
+
+    Raises
+    ------
+    Usage
+        If the table has no such section.
+    Refused, Corrupt
+        As `read`.
+    """
+    path = Path(path)
+    group = _open(path)
+    with _damage(path):
+        names = _strings(_array(group, "obs/section/categories", path)[:])
+        if section not in names:
+            raise Usage(
+                f"section '{section}' should be in {path}.",
+                found=f"{len(names)} sections: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}.",
+            )
+        codes = np.asarray(_array(group, "obs/section/codes", path)[:])
+        rows = np.flatnonzero(codes == names.index(section))
+        part = slice(int(rows[0]), int(rows[-1]) + 1)
+        columns = cast("list[str]", group["obs"].attrs["column-order"])
+        obs = {column: _column(group, f"obs/{column}", part, path) for column in columns}
+        index = _strings(_array(group, f"obs/{group['obs'].attrs['_index']}", path)[part])
+        obsm = {name: np.asarray(_array(group, f"obsm/{name}", path)[part]) for name in group["obsm"].array_keys()}
+        return _anndata.AnnData(
+            X=np.asarray(_array(group, "X", path)[part]),
+            obs=_pandas.DataFrame(obs, index=index),
+            obsm=obsm,
+            uns=_anndata.io.read_elem(group["uns"]),
+        )
+
+
+def space_of(table: AnnData) -> Space:
+    """The space of a table's ``obsm["xyz"]``."""
+    about = cast(Any, table).uns.get("space")
+    if not isinstance(about, Mapping):
+        raise Refused("a table should name its space.", found="no uns['space'].", do="make it with brodmann.embed.")
+    about = cast("Mapping[str, Any]", about)
+    extent = tuple(float(value) for value in about["extent_mm"])
+    space = Space(
+        name=str(about["name"]),
+        orientation=str(about["orientation"]),
+        extent_mm=cast("tuple[float, float, float]", extent),
+        origin=str(about["origin"]),
+        unit=str(about["unit"]),
+    )
+    if space.name in SPACES:
+        SPACES[space.name].require(space)
+    return space
+
+
+def join(a: AnnData, b: AnnData, *, within_mm: float) -> AnnData:
+    """Bring two tables of one space together by place, so that one's features can be asked about the other's labels.
+
+    Parameters
+    ----------
+    a, b : AnnData
+        Feature tables in the same registered space.
+    within_mm : float
+        Rows of ``a`` with no row of ``b`` this near are left out; ``uns["joined"]`` says how many.
+
+    Returns
+    -------
+    AnnData
+        Rows of ``a``; ``obsm["X_joined"]`` (n, d_b) float16 holds the features of the nearest row of ``b``, its
+        columns are ``joined_*`` in ``obs``, and ``joined_mm`` is the distance.
+
+    Raises
+    ------
+    SpaceMismatch
+        If the spaces differ.
+    Refused
+        If the sections were never registered, or nothing lies within reach.
+    """
+    space = space_of(a)
+    space.require(space_of(b))
+    if space.name == "unregistered":
+        raise Refused(
+            "tables should be registered to be joined by place.",
+            found="space 'unregistered', where sections are not aligned.",
+            do="register the sections to an atlas, and embed again.",
+        )
+    tree = _scipy.cKDTree(np.asarray(b.obsm["xyz"], np.float64))
+    found = tree.query(np.asarray(a.obsm["xyz"], np.float64), k=1)
+    distance, nearest = cast("tuple[NDArray[np.float64], NDArray[np.int64]]", found)
+    near = distance <= within_mm
+    if not near.any():
+        raise Refused(
+            f"some places of both tables should lie within {within_mm:g} mm.",
+            found=f"the nearest two are {float(distance.min()):.2f} mm apart.",
+        )
+    result, other, partner = cast(Any, a[near].copy()), cast(Any, b), nearest[near]
+    result.obsm["X_joined"] = np.asarray(other.X[partner])
+    for column in other.obs.columns:
+        values = other.obs[column].iloc[partner]
+        result.obs[f"joined_{column}"] = values.set_axis(result.obs_names)
+    result.obs["joined_mm"] = distance[near].astype(np.float32)
+    result.uns["joined"] = {"within_mm": within_mm, "kept": int(near.sum()), "left_out": int((~near).sum())}
+    return result
+
+
+def _table(
+    X: NDArray[np.floating],
+    obs: pd.DataFrame,
+    space: Space,
+    xyz: NDArray[np.floating],
+    obsm: Mapping[str, NDArray[Any]],
+    uns: Mapping[str, Any],
+) -> AnnData:
+    rows = len(obs)
+    for name, array in {"X": X, "xyz": xyz, **obsm}.items():
+        if len(array) != rows:
+            raise Refused(f"'{name}' should have a row per row of obs.", found=f"{len(array)} and {rows} rows.")
+    frame = cast(Any, obs)
+    ids = frame["id"].astype(str)
+    if ids.duplicated().any():
+        raise Refused("ids should be unique.", found=f"'{ids[ids.duplicated()].iloc[0]}' more than once.")
+    space.check(np.asarray(xyz), what="coordinates of the table")
+    names = frame["section"].astype(str)
+    section = _pandas.Categorical(names, categories=_pandas.unique(names))
+    order = np.argsort(np.asarray(section.codes), kind="stable")
+    half = {name: _half(array, name)[order] for name, array in {"X": X, **obsm}.items()}
+    columns = frame.assign(id=ids, section=section).iloc[order].set_axis(_pandas.Index(ids.iloc[order]), axis=0)
+    columns.index.name = None
+    table = _anndata.AnnData(
+        X=half.pop("X"),
+        obs=columns,
+        obsm={**half, "xyz": np.asarray(xyz, np.float32)[order]},
+        uns={
+            "space": {
+                "name": space.name,
+                "unit": space.unit,
+                "orientation": space.orientation,
+                "extent_mm": list(space.extent_mm),
+                "origin": space.origin,
+            },
+            "brodmann": {**uns, "format": FORMAT},
+        },
+    )
+    # all but ids: a column of text takes a byte or two per row as categories
+    table.strings_to_categoricals()
+    return table
+
+
+def _half(array: NDArray[Any], name: str) -> NDArray[Any]:
+    """Floats as float16; other types as they are."""
+    array = np.asarray(array)
+    if not np.issubdtype(array.dtype, np.floating):
+        return array
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    bad = ~np.isfinite(half).reshape(len(half), -1).all(axis=1)
+    if bad.any():
+        raise Refused(
+            f"'{name}' should be finite in float16.",
+            found=f"{int(bad.sum())} of {len(half)} rows hold NaN, infinity or values beyond 65,504.",
+            cause="a model that diverged, or features that were never normalised.",
+        )
+    return half
+
+
+def _write_element(func: Any, store: Any, key: str, element: Any, dataset_kwargs: Any, iospec: Any) -> None:
+    """Chunks of a few MB of whole rows, each with a crc32c."""
+    del iospec
+    options = dict(dataset_kwargs)
+    if isinstance(element, np.ndarray) and element.ndim:
+        array = cast("NDArray[Any]", element)
+        row = max(1, array.dtype.itemsize * math.prod(array.shape[1:]))
+        options |= {
+            "chunks": (max(1, min(len(array), _CHUNK_BYTES // row)), *array.shape[1:]),
+            "compressors": [ZstdCodec(level=3), Crc32cCodec()],
+        }
+    func(store, key, element, dataset_kwargs=options)
+
+
+@contextmanager
+def _settings() -> Generator[None, None, None]:
+    """Write zarr v3, every chunk; without two notices that are about other people's choices."""
+    with (
+        _anndata.settings.override(zarr_write_format=3, auto_shard_zarr_v3=False),
+        _zarr.config.set({"array.write_empty_chunks": True}),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", message="zarr v3 autosharding")
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        yield
+
+
+def _open(path: Path) -> Any:
+    if not path.is_dir():
+        raise Usage(f"{path} should be a feature table.", found="nothing there.", do="make one with 'brodmann embed'.")
+    with _damage(path):
+        # not the consolidated copy of the metadata: what is read must be what is checked
+        group = _zarr.open_group(str(path), mode="r", zarr_format=3, use_consolidated=False)
+        if "uns/brodmann/format" not in group:
+            raise Refused(f"{path} should be a feature table.", found="a zarr store without uns['brodmann'].")
+        found = int(group["uns/brodmann/format"][()])
+    if found > FORMAT:
+        raise Refused(
+            f"{path} should have format {FORMAT} or older.",
+            found=f"format {found}.",
+            cause="it was written by a newer version.",
+            do="upgrade brodmann.",
+        )
+    return group
+
+
+@contextmanager
+def _damage(path: Path) -> Generator[None, None, None]:
+    """Name the store when zarr or anndata stumble over it."""
+    try:
+        yield
+    except (Usage, Refused, Corrupt):
+        raise
+    except (ValueError, RuntimeError, OSError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise Corrupt(
+            f"{path} should be readable.",
+            found=f"{type(error).__name__}: {error}",
+            cause="bits lost on disk, or an interrupted copy.",
+            do="run 'brodmann embed' again, or restore the folder.",
+        ) from error
+
+
+def _array(group: Any, name: str, path: Path) -> Any:
+    return _complete(group[name], path, name)
+
+
+def _complete(array: Any, path: Path, name: str) -> Any:
+    """Refuse an array with absent chunks: zarr would read them as zeros."""
+    if array.ndim and array.nchunks_initialized != array.nchunks:
+        raise Corrupt(
+            f"{path} should be complete.",
+            found=f"{array.nchunks - array.nchunks_initialized} of {array.nchunks} chunks of '{name}' are missing.",
+            cause="an interrupted copy, or files deleted by hand.",
+            do="run 'brodmann embed' again, or restore the folder.",
+        )
+    return array
+
+
+def _column(group: Any, name: str, part: slice, path: Path) -> Any:
+    """Rows ``part`` of a column of ``obs``."""
+    element = group[name]
+    if isinstance(element, zarr.Array):
+        values = _complete(element, path, name)[part]
+        return _strings(values) if np.asarray(values).dtype.kind in "OTU" else np.asarray(values)
+    if element.attrs["encoding-type"] == "categorical":
+        categories = _array(group, f"{name}/categories", path)[:]
+        named = _strings(categories) if np.asarray(categories).dtype.kind in "OTU" else np.asarray(categories)
+        codes = np.asarray(_array(group, f"{name}/codes", path)[part])
+        return _pandas.Categorical.from_codes(codes, named, ordered=bool(element.attrs["ordered"]))
+    return _anndata.io.read_elem(element)[part]
+
+
+def _strings(values: Any) -> list[str]:
+    return [str(value) for value in cast("list[Any]", np.asarray(values).tolist())]
