@@ -177,7 +177,8 @@ def _doubt(report: Report, source: Source, dark: Counter[bool], empty: list[str]
     odd = np.abs(np.log(ums / np.median(ums))) > math.log(1.5)
     if odd.any():
         names = ", ".join(section.id for section, bad in zip(sections, odd, strict=True) if bad)
-        report.concerns.append(f"pixel size differs from the usual {np.median(ums):.4g} um: {names[:120]}")
+        usual = f"{np.median(ums):.4g} um"
+        report.concerns.append(f"pixel size is not the usual {usual}: {names[:120]}")
     if dark[True] and dark[False]:
         few = dark[True] < dark[False]
         names = ", ".join(section.id for section in sections if section.dark_stain == few)

@@ -137,54 +137,55 @@ def _turned(image: Any, x_px: float, y_px: float, size_px: int, scale: float, si
     samples = max(math.ceil(scale - 1e-9), 1)
     step = scale / samples
     share = np.float32(1.0 / (samples * samples))
-    total = np.empty(channels, np.float32)
     reach = 0.5 * size_px * scale * (abs(sin) + abs(cos)) + 1.0
     inside = x_px >= reach and y_px >= reach and x_px + reach <= width and y_px + reach <= height
-    for i in range(size_px):
-        for j in range(size_px):
-            total[:] = 0.0
-            for si in range(samples):
-                down = (i - 0.5 * size_px) * scale + (si + 0.5) * step
-                for sj in range(samples):
-                    right = (j - 0.5 * size_px) * scale + (sj + 0.5) * step
-                    x = x_px + right * cos - down * sin - 0.5
-                    y = y_px + right * sin + down * cos - 0.5
-                    if inside:
-                        # Positive here, so truncation is floor, and no neighbour can lie outside.
-                        x0, y0 = np.int32(x), np.int32(y)
-                        fx, fy = np.float32(x - x0), np.float32(y - y0)
-                        for c in range(channels):
-                            a = np.float32(image[c, y0, x0])
-                            b = np.float32(image[c, y0 + 1, x0])
-                            a += fx * (np.float32(image[c, y0, x0 + 1]) - a)
-                            b += fx * (np.float32(image[c, y0 + 1, x0 + 1]) - b)
-                            total[c] += a + fy * (b - a)
-                    else:
-                        _near_border(image, x, y, fill, total)
-            for c in range(channels):
-                value = total[c] * share + np.float32(0.5)
+    for c in range(channels):
+        plane = image[c]
+        for i in range(size_px):
+            for j in range(size_px):
+                total = np.float32(0.0)
+                for si in range(samples):
+                    down = (i - 0.5 * size_px) * scale + (si + 0.5) * step
+                    x_row = x_px - down * sin - 0.5
+                    y_row = y_px + down * cos - 0.5
+                    for sj in range(samples):
+                        right = (j - 0.5 * size_px) * scale + (sj + 0.5) * step
+                        x = x_row + right * cos
+                        y = y_row + right * sin
+                        if inside:
+                            # Positive here, so truncation is floor, and no neighbour can lie outside; the indices
+                            # are unsigned, which spares the check for negative ones.
+                            x0, y0 = np.uint32(np.int32(x)), np.uint32(np.int32(y))
+                            x1, y1 = x0 + np.uint32(1), y0 + np.uint32(1)
+                            fx, fy = np.float32(x - x0), np.float32(y - y0)
+                            above = np.float32(plane[y0, x0])
+                            below = np.float32(plane[y1, x0])
+                            above += fx * (np.float32(plane[y0, x1]) - above)
+                            below += fx * (np.float32(plane[y1, x1]) - below)
+                            total += above + fy * (below - above)
+                        else:
+                            total += _near_border(plane, x, y, np.float32(fill[c]))
+                value = total * share + np.float32(0.5)
                 out[c, i, j] = np.uint8(min(max(value, np.float32(0.0)), np.float32(255.0)))
     return out
 
 
 @_compile
-def _near_border(image: Any, x: float, y: float, fill: Any, total: Any) -> None:
-    """Add a bilinear sample to ``total``; neighbours outside the image count as ``fill``."""
-    channels, height, width = image.shape
+def _near_border(plane: Any, x: float, y: float, fill: Any) -> Any:
+    """Sample bilinearly; neighbours outside the image count as ``fill``."""
+    height, width = plane.shape
     x0 = math.floor(x)
     y0 = math.floor(y)
     fx = np.float32(x - x0)
     fy = np.float32(y - y0)
-    for c in range(channels):
-        value = np.float32(0.0)
-        for dy in range(2):
-            wy = fy if dy else np.float32(1.0) - fy
-            for dx in range(2):
-                wx = fx if dx else np.float32(1.0) - fx
-                within = 0 <= x0 + dx < width and 0 <= y0 + dy < height
-                pixel = image[c, y0 + dy, x0 + dx] if within else fill[c]
-                value += wx * wy * np.float32(pixel)
-        total[c] += value
+    value = np.float32(0.0)
+    for dy in range(2):
+        wy = fy if dy else np.float32(1.0) - fy
+        for dx in range(2):
+            wx = fx if dx else np.float32(1.0) - fx
+            within = 0 <= x0 + dx < width and 0 <= y0 + dy < height
+            value += wx * wy * (np.float32(plane[y0 + dy, x0 + dx]) if within else fill)
+    return value
 
 
 @_compile
