@@ -186,7 +186,9 @@ def test_ome_zarr_reopens_with_scale_values_and_names(found: tuple[ad.AnnData, l
     tones = {item["label-value"]: item["rgba"] for item in ome["image-label"]["colors"]}
     documented = pd.read_csv(tmp_path / "s-area.csv")
     assert dict(zip(documented["value"], documented["name"], strict=True)) == names
-    assert {v: [*of.rgb(c).astype(int), 255] for v, c in zip(documented["value"], documented["colour"], strict=True)} == tones
+    assert {
+        v: [*of.rgb(c).astype(int), 255] for v, c in zip(documented["value"], documented["colour"], strict=True)
+    } == tones
     here = table.obs[table.obs["section"] == section.id]
     levels = ome["multiscales"][0]["datasets"]
     assert len(levels) > 1
@@ -290,7 +292,9 @@ def test_confusion_counts_and_puts_the_confused_side_by_side(tmp_path: Path) -> 
 def test_figures_say_their_numbers(found: tuple[ad.AnnData, list[Sheet]], tmp_path: Path) -> None:
     n = n_text(found[0].obs, noun="patches")
     assert n == f"{found[0].n_obs:,} patches, 4 sections, 2 brains"
-    bars = baselines({"areas": {"features": (0.512, 0.47, 0.55), "untrained": (0.144, 0.1, 0.2)}}, metric="macro-F1", n=n)
+    bars = baselines(
+        {"areas": {"features": (0.512, 0.47, 0.55), "untrained": (0.144, 0.1, 0.2)}}, metric="macro-F1", n=n
+    )
     svg = save(bars, tmp_path / "b.png", dpi=60).with_suffix(".svg").read_text()
     assert all(word in svg for word in (">0.512<", ">0.144<", "untrained", "macro-F1", n))
     curve = efficiency({"features": {60: (0.4, 0.3, 0.5), 240: (0.5, 0.4, 0.6)}}, metric="macro-F1", n="9 patches")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -13,13 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from brodmann import manifest
 from brodmann.errors import Refused
 from brodmann.maps.methods import methods
 from brodmann.maps.page import private
 from brodmann.maps.report import write
 from brodmann.maps.shown import Shown
 
-EVIL = ["<script>document.title='canary'</script>", "<img src=x onerror=\"document.title='canary'\">", "\" onload=\"x'"]
+EVIL = ["<script>document.title='canary'</script>", "<img src=x onerror=\"document.title='canary'\">", '" onload="x\'']
 RECIPE = """system = "patches"
 seed = 3
 [samples]
@@ -54,7 +56,15 @@ SCORES: list[dict[str, Any]] = [
         "null": 0.0534,
         "more": {"balanced_accuracy": 0.4444, "names": "text"},
     },
-    {"task": "properties", "target": EVIL[0], "metric": "R2", "value": 0.25, "n": 77, "split": "by brain", "baselines": {"profile": 0.3517}},
+    {
+        "task": "properties",
+        "target": EVIL[0],
+        "metric": "R2",
+        "value": 0.25,
+        "n": 77,
+        "split": "by brain",
+        "baselines": {"profile": 0.3517},
+    },
 ]
 
 
@@ -76,7 +86,9 @@ class Reader(HTMLParser):
 
 def picture(path: Path, *, width: int = 900, noise: bool = False) -> Path:
     generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 255, (width * 2 // 3, width, 3)) if noise else np.full((width * 2 // 3, width, 3), 99)
+    pixels = (
+        generator.integers(0, 255, (width * 2 // 3, width, 3)) if noise else np.full((width * 2 // 3, width, 3), 99)
+    )
     Image.fromarray(pixels.astype(np.uint8)).save(path)
     return path
 
@@ -87,7 +99,11 @@ def written(folder: Path, **change: Any) -> tuple[Path, str]:
     given: dict[str, Any] = {
         "title": "First run",
         "recipe_toml": RECIPE,
-        "environment": {"python": "3.11.2", "argv": "/home/ada/lab/venv/bin/brodmann", "where": {"home": "/Users/ada/x"}},
+        "environment": {
+            "python": "3.11.2",
+            "argv": "/home/ada/lab/venv/bin/brodmann",
+            "where": {"home": "/Users/ada/x"},
+        },
         "metrics": [{"step": s, "loss": 4.0 - s / 100, "lr": 1e-3} for s in range(0, 200, 10)],
         "scores": SCORES,
         "figures": [(EVIL[1], EVIL[2], picture(folder / "f.png"))],
@@ -180,11 +196,11 @@ def test_files_are_listed_with_their_hashes(tmp_path: Path) -> None:
     assert hashlib.sha256(RECIPE.encode()).hexdigest() in content
     assert "features.zarr/ (1 files)" in content
     assert "features.zarr/X" not in content
-    (tmp_path / "manifest.json").write_text('{"files": {"weights/model.safetensors": {"sha256": "feed"}, "a": "beef"}}')
+    sealed = {"recipe.toml": {"bytes": len(RECIPE), "sha256": "feed"}, "f.png": {"bytes": 1, "sha256": "beef"}}
+    (tmp_path / "manifest.json").write_text(manifest.text(sealed))
     _, content = written(tmp_path)
-    assert "weights/model.safetensors" in content
-    assert ">feed<" in content
-    assert ">beef<" in content
+    assert ">feed<" in content, "sealed hashes are not computed again"
+    assert ">beef<" not in content, "a file of another size than was sealed is"
 
 
 def test_methods_say_what_was_done() -> None:
@@ -224,7 +240,7 @@ def test_the_page_is_accessible(tmp_path: Path) -> None:
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
     assert ("html", {"lang": "en"}) in page.tags
 
 
@@ -232,9 +248,13 @@ def test_the_page_is_accessible(tmp_path: Path) -> None:
 def test_chromium_shows_the_page_and_no_canary(tmp_path: Path) -> None:
     path, _ = written(tmp_path, title="First run")
     shot = tmp_path / "shot.png"
-    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --window-size=1200,900"
+    flags = (
+        "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --window-size=1200,900"
+    )
     common = ["chromium", *flags.split(), f"--user-data-dir={tmp_path / 'profile'}"]
-    opened = subprocess.run([*common, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=60, check=True)
+    opened = subprocess.run(
+        [*common, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=60, check=True
+    )
     assert "<title>First run</title>" in opened.stdout, "a script would have changed the title"
     subprocess.run([*common, f"--screenshot={shot}", path.as_uri()], capture_output=True, timeout=60, check=True)
     with Image.open(shot) as image:

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 PALETTE = (
-    "#0072B2 #E69F00 #009E73 #CC79A7 #56B4E9 #D55E00 #F0E442 #811044 #F9D8FC #241BC5 "
-    "#4BDBA0 #B155FC #904701 #354478 #7E5C78 #C1F5BF #8CB278 #6B3AE7 #7D83D4 #B82853 "
-    "#90C9D1 #F3C26A #B732A8 #7B0B9F #D0BFFF #693B02 #216D4E #CC8642 #A16C97 #A67BF8 "
-    "#AA714B #F281E1 #3DFE92 #70F1DA #405D90 #64335C #06AAC7 #D2A2AF #058D1D #4E8070"
-).split()
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#811044", "#F9D8FC", "#241BC5",
+    "#4BDBA0", "#B155FC", "#904701", "#354478", "#7E5C78", "#C1F5BF", "#8CB278", "#6B3AE7", "#7D83D4", "#B82853",
+    "#90C9D1", "#F3C26A", "#B732A8", "#7B0B9F", "#D0BFFF", "#693B02", "#216D4E", "#CC8642", "#A16C97", "#A67BF8",
+    "#AA714B", "#F281E1", "#3DFE92", "#70F1DA", "#405D90", "#64335C", "#06AAC7", "#D2A2AF", "#058D1D", "#4E8070",
+)  # fmt: skip
 """Okabe and Ito's seven, continued greedily: each next colour is the one farthest (OKLab) from all before it, the
 distance being the smallest of normal, deuteranope and protanope sight (Machado et al. 2009)."""
 
@@ -41,7 +41,7 @@ def natural(name: str) -> tuple[tuple[int, int, str], ...]:
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:
-    """A colour for every name of a vocabulary; depends on the set of names only, not on order or counts.
+    """Assign a colour to every name of a vocabulary; it depends on the set of names only, not on order or counts.
 
     Parameters
     ----------

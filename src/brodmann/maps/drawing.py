@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import io
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from brodmann import atomic
 from brodmann.maps.colours import MISSING
 
 INK, FAINT, GRID = "#1B1F24", "#6A7280", "#E4E7EB"
@@ -55,9 +57,9 @@ STYLE: dict[str, Any] = {
 
 
 @contextmanager
-def style() -> Iterator[None]:
+def style() -> Generator[None]:
     """Our typography while a figure is made or saved, and matplotlib's own afterwards."""
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(cast("Any", STYLE)):
         yield
 
 
@@ -74,13 +76,12 @@ def save(figure: Figure, path: Path | str, *, dpi: int = 200, svg: bool = True) 
     The same figure gives the same bytes: no dates, fixed element ids.
     """
     png = Path(path).with_suffix(".png")
-    png.parent.mkdir(parents=True, exist_ok=True)
     with style():
         for target in [png, *([png.with_suffix(".svg")] if svg else [])]:
-            partial = target.with_name(target.name + ".partial")
+            content = io.BytesIO()
             plain: dict[str, Any] = {"Date": None} if target.suffix == ".svg" else {"Software": None}
-            figure.savefig(partial, format=target.suffix[1:], dpi=dpi, metadata=plain)
-            partial.replace(target)
+            figure.savefig(content, format=target.suffix[1:], dpi=dpi, metadata=plain)
+            atomic.write_bytes(target, content.getvalue())
     return png
 
 
@@ -91,7 +92,12 @@ def legend(
     from matplotlib.patches import Patch
 
     handles = [
-        Patch(facecolor=colour, edgecolor="#00000055", linewidth=0.5, label=short(name, 26) + (f"  {counts[name]:,}" if counts else ""))
+        Patch(
+            facecolor=colour,
+            edgecolor="#00000055",
+            linewidth=0.5,
+            label=short(name, 26) + (f"  {counts[name]:,}" if counts else ""),
+        )
         for name, colour in colours.items()
     ]
     return axes.legend(
@@ -111,16 +117,18 @@ def scale_bar(axes: Axes, width_mm: float, *, colour: str = INK) -> float:
     length = round_length(width_mm / 5)
     below = axes.get_xaxis_transform()  # x in mm, y as a fraction of the axes' height
     left = min(axes.get_xlim())
-    inches = axes.figure.get_figheight() * axes.get_position().height
+    inches = cast("Any", axes.figure).get_figheight() * axes.get_position().height
     y = -0.14 / max(inches, 0.1)
     text = f"{length * 1000:g} µm" if length < 0.1 else f"{length:g} mm"
-    axes.plot([left, left + length], [y, y], color=colour, linewidth=2, solid_capstyle="butt", clip_on=False, transform=below)
+    axes.plot(
+        [left, left + length], [y, y], color=colour, linewidth=2, solid_capstyle="butt", clip_on=False, transform=below
+    )
     axes.text(left + length + 0.012 * width_mm, y, text, color=colour, va="center", fontsize=8, transform=below)
     return length
 
 
 def round_length(about: float) -> float:
-    """The largest of 1, 2, 5 x 10^k that is not above ``about``."""
+    """Round down to 1, 2 or 5 x 10^k."""
     import math
 
     power = 10.0 ** math.floor(math.log10(max(about, 1e-6)))
@@ -143,4 +151,7 @@ def thousands(count: int, noun: str) -> str:
 def series_colours(names: Sequence[str]) -> dict[str, str]:
     """Colours of methods in line and bar charts: features in the accent colour, baselines in quieter tones."""
     tones = ("#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#904701", "#354478")
-    return {name: ACCENT if not i else tones[(i - 1) % len(tones)] if i <= len(tones) else MISSING for i, name in enumerate(names)}
+    return {
+        name: ACCENT if not i else tones[(i - 1) % len(tones)] if i <= len(tones) else MISSING
+        for i, name in enumerate(names)
+    }

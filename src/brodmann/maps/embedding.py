@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from brodmann.errors import Refused
 from brodmann.maps.colours import MISSING, colours, natural, place_rgb
-from brodmann.maps.drawing import FAINT, bare, canvas, legend, short, style, thousands
+from brodmann.maps.drawing import FAINT, bare, legend, short, style, thousands
 from brodmann.maps.labels import aligned
 from brodmann.samples import stream
 
@@ -70,7 +70,12 @@ def plane(
     rows = np.arange(n) if n <= limit else np.sort(stream(seed, "plane", n).choice(n, limit, replace=False))
     x = np.asarray(cast("Any", table.X)[rows], dtype=np.float32)
     x = (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-6)
-    reduced = cast("Any", PCA(n_components=min(50, *x.shape), svd_solver="full" if min(x.shape) < 200 else "randomized", random_state=seed))
+    reduced = cast(
+        "Any",
+        PCA(
+            n_components=min(50, *x.shape), svd_solver="full" if min(x.shape) < 200 else "randomized", random_state=seed
+        ),
+    )
     x = reduced.fit_transform(x)
     drawn = "" if n <= limit else f" of {len(rows):,} of {n:,} rows (seed {seed})"
     if method == "pca" or find_spec("umap") is None:
@@ -101,7 +106,7 @@ def embedding(
     table: AnnData,
     shown: Plane,
     *,
-    labels: Sequence[str | pd.Series[Any]] = (),
+    labels: Sequence[str | pd.Series] = (),
     known: Mapping[str, str] | None = None,
     titles: Sequence[str] | None = None,
 ) -> Figure:
@@ -116,53 +121,76 @@ def embedding(
         Of the label panels; by default the names of the columns.
     """
     obs = cast("pd.DataFrame", table.obs)
-    panels = [
-        (str(title), aligned(table, label), known)
+    panels: list[tuple[str, pd.Series, Mapping[str, str]]] = [
+        (str(title), aligned(table, label), known or {})
         for label, title in zip(labels, titles or [_title(label) for label in labels], strict=True)
     ]
     if obs["subject"].nunique() > 1:
-        panels.append(("brain", pd.Series(obs["subject"].astype(str).to_numpy()), None))
-    place, where, key = _places(table)
-    count = len(panels) + (place is not None)
-    across = min(count, 3)
-    down = -(-count // across)
-    dots = float(np.clip(16_000 / max(len(shown.rows), 1), 0.8, 14))
+        panels.append(("brain", pd.Series(obs["subject"].astype(str).to_numpy()), {}))
+    place, where, view = _places(table)
     order = stream(0, "draw order", len(shown.rows)).permutation(len(shown.rows))  # no class hides another
+    keys = [_legend(names.iloc[shown.rows], names, chosen) for _, names, chosen in panels]
     with style():
-        figure = canvas(3.75 * across, 4.05 * down + 0.3)
-        grid = figure.add_gridspec(down, across)
-        for index, (title, names, chosen) in enumerate(panels):
-            axes = figure.add_subplot(grid[index // across, index % across])
+        figure, cells = _grid(len(panels) + (place is not None), max([8, *(len(k) // _columns(k) + 1 for k in keys)]))
+        for axes, (title, names, _), tones in zip(cells, panels, keys, strict=False):
             text = names.iloc[shown.rows]
-            tones = {**colours([str(v) for v in names if not pd.isna(v)]), **(chosen or {})}
             missing = text.isna().to_numpy()
             paints = np.array([MISSING if pd.isna(v) else tones[str(v)] for v in text])
             sequence = np.concatenate([order[missing[order]], order[~missing[order]]])
-            _dots(axes, shown.xy[sequence], paints[sequence], dots)
+            _dots(axes, shown.xy, sequence, paints)
             axes.set_title(f"{short(title, 30)}  (n = {int((~missing).sum()):,})")
-            present = sorted({str(v) for v in text if not pd.isna(v)}, key=natural)
-            if len(present) <= 40:
-                columns = 3 if max(map(len, present), default=0) < 12 else 2
-                legend(
-                    axes, {name: tones[name] for name in present}, columns=columns, loc="upper left",
-                    bbox_to_anchor=(0, -0.03), fontsize=7,
-                )  # fmt: skip
+            listed = dict(list(tones.items())[:40])
+            legend(
+                axes, listed, columns=_columns(tones), loc="upper left", bbox_to_anchor=(0, -0.03), fontsize=7
+            )  # fmt: skip
         if place is not None:
-            index = len(panels)
-            axes = figure.add_subplot(grid[index // across, index % across])
-            tint = place_rgb(place)[shown.rows]
-            _dots(axes, shown.xy[order], tint[order], dots)
+            axes, tint = cells[len(panels)], place_rgb(place)[shown.rows]
+            _dots(axes, shown.xy, order, tint)
             axes.set_title(where)
-            inset = axes.inset_axes((0.62, -0.36, 0.38, 0.34))
-            inset.scatter(key[shown.rows, 0], key[shown.rows, 1], s=1.2, c=tint, linewidths=0, rasterized=True)
-            inset.set_aspect("equal")
+            inset = axes.inset_axes((0.0, -0.42, 0.45, 0.38))
+            inset.scatter(view[shown.rows, 0], view[shown.rows, 1], s=1.0, c=tint, linewidths=0, rasterized=True)
+            inset.set_aspect("equal", anchor="W")
             bare(inset)
-            axes.text(0.6, -0.2, "the brain,\nsame colours", transform=axes.transAxes, ha="right", va="center", fontsize=7, color=FAINT)
-        figure.supxlabel(f"{shown.method}  ·  {thousands(len(shown.rows), 'samples')}", fontsize=8, color=FAINT, x=0.01, ha="left")
+            words = "the brain in\nthe same colours"
+            axes.text(0.48, -0.23, words, transform=axes.transAxes, va="center", fontsize=7, color=FAINT)
+        note = f"{shown.method}  ·  {thousands(len(shown.rows), 'samples')}"
+        figure.text(
+            0.15 / figure.get_figwidth(), 0.16 / figure.get_figheight(), note, fontsize=8, color=FAINT, va="center"
+        )
     return figure
 
 
-def _title(label: str | pd.Series[Any]) -> str:
+def _grid(count: int, lines: int) -> tuple[Figure, list[Any]]:
+    """Square panels, three to a row, each with room for a legend of so many lines below (inches)."""
+    side, gap, above, below = 3.3, 0.25, 0.4, max(1.45, 0.2 + 0.148 * lines)
+    across, down = min(count, 3), -(-count // 3)
+    width, height = gap + across * (side + gap), down * (above + side + below) + 0.3
+    figure = Figure(figsize=(width, height))
+    return figure, [
+        figure.add_axes(
+            (
+                (gap + column * (side + gap)) / width,
+                1 - (row + 1) * (above + side) / height - row * below / height,
+                side / width,
+                side / height,
+            )
+        )
+        for row, column in (divmod(index, 3) for index in range(count))
+    ]
+
+
+def _legend(shown: pd.Series, names: pd.Series, known: Mapping[str, str]) -> dict[str, str]:
+    """Names that are shown, in natural order, with the colours they have among all names."""
+    tones = {**colours([str(v) for v in names if not pd.isna(v)]), **known}
+    return {name: tones[name] for name in sorted({str(v) for v in shown if not pd.isna(v)}, key=natural)}
+
+
+def _columns(names: Mapping[str, str]) -> int:
+    longest = max(map(len, names), default=1)
+    return 4 if longest <= 6 else 3 if longest <= 11 else 2 if longest <= 20 else 1
+
+
+def _title(label: str | pd.Series) -> str:
     return label if isinstance(label, str) else str(label.name or "label")
 
 
@@ -179,7 +207,12 @@ def _places(table: AnnData) -> tuple[NDArray[np.float64] | None, str, NDArray[np
     return xyz, "place (x, y, z: red, green, blue)", xyz[:, widest]
 
 
-def _dots(axes: Any, xy: NDArray[np.float32], paints: Any, size: float) -> None:
-    axes.scatter(xy[:, 0], xy[:, 1], s=size, c=paints, linewidths=0, alpha=0.85, rasterized=True)
-    axes.set_aspect("equal", adjustable="datalim")
+def _dots(axes: Any, xy: NDArray[np.float32], order: NDArray[np.int64], paints: Any) -> None:
+    """Scatter in random order; the frame leaves out the farthest 0.2 %, so that outliers do not shrink the rest."""
+    size = float(np.clip(16_000 / max(len(xy), 1), 0.8, 14))
+    axes.scatter(xy[order, 0], xy[order, 1], s=size, c=paints[order], linewidths=0, alpha=0.85, rasterized=True)
+    low, high = np.percentile(xy, [0.1, 99.9], axis=0)
+    middle, half = (low + high) / 2, max(float((high - low).max()) * 0.53, 1e-6)
+    axes.set_xlim(middle[0] - half, middle[0] + half)
+    axes.set_ylim(middle[1] - half, middle[1] + half)
     bare(axes)

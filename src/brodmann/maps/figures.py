@@ -18,8 +18,8 @@ Interval = tuple[float, float, float]
 """Value, lower and upper end of its interval; NaN ends where none is known."""
 
 
-def confusion_table(truth: Sequence[str] | pd.Series[Any], predicted: Sequence[str] | pd.Series[Any]) -> pd.DataFrame:
-    """Counts of (true, predicted), classes ordered so that those confused with one another are neighbours.
+def confusion_table(truth: Sequence[str] | pd.Series, predicted: Sequence[str] | pd.Series) -> pd.DataFrame:
+    """Count (true, predicted) pairs, classes ordered so that those confused with one another are neighbours.
 
     Parameters
     ----------
@@ -129,7 +129,9 @@ def baselines(
                     y += 0.9
             first = name == methods[0]
             if np.isfinite(low) and np.isfinite(high):
-                axes.plot([low, high], [y, y], color=tones[name], linewidth=2.4 if first else 1.6, solid_capstyle="round")
+                axes.plot(
+                    [low, high], [y, y], color=tones[name], linewidth=2.4 if first else 1.6, solid_capstyle="round"
+                )
             axes.plot([value], [y], "o", color=tones[name], markersize=8 if first else 6, markeredgecolor="white")
             edge = high if np.isfinite(high) else value
             axes.annotate(
@@ -167,13 +169,16 @@ def learning(records: Sequence[Mapping[str, Any]], *, title: str = "Training") -
     ordered.sort(key=lambda record: int(record["step"]))
     if not ordered:
         raise Refused("a learning curve needs records with a step.", found=f"{len(records)} records.")
-    flat = pd.DataFrame([_flat(record) for record in ordered], index=[int(record["step"]) for record in ordered])
+    steps = [int(record["step"]) for record in ordered]
+    flat = pd.DataFrame([_flat(record) for record in ordered], index=pd.Index(steps))
     losses = ["loss", *sorted(name for name in flat if str(name).startswith("loss."))]
     others = sorted((str(name) for name in flat if name not in losses), key=lambda name: (name == "lr", name))[-5:]
     losses = [name for name in losses if name in flat]
     with style():
         figure = canvas(6.6, 2.9 + 0.85 * len(others))
-        panels = figure.subplots(1 + len(others), 1, sharex=True, squeeze=False, height_ratios=[3.2] + [1] * len(others))[:, 0]
+        panels = figure.subplots(
+            1 + len(others), 1, sharex=True, squeeze=False, height_ratios=[3.2] + [1] * len(others)
+        )[:, 0]
         for axes, names in zip(panels, [losses, *([name] for name in others)], strict=True):
             tones = series_colours(names) if names is losses else {names[0]: FAINT}
             for name in names:
@@ -193,9 +198,9 @@ def learning(records: Sequence[Mapping[str, Any]], *, title: str = "Training") -
         if len(losses) > 1:
             panels[0].legend()
         last = f", last loss {flat['loss'].tail(max(1, len(flat) // 40)).median():.3g}" if "loss" in flat else ""
-        panels[0].set_title(f"{title}: {int(flat.index[-1]) + 1:,} steps{last}")
+        panels[0].set_title(f"{title}: {steps[-1] + 1:,} steps{last}")
         panels[-1].set_xlabel("optimiser step")
-        panels[-1].set_xlim(flat.index[0], max(flat.index[-1], flat.index[0] + 1))
+        panels[-1].set_xlim(steps[0], max(steps[-1], steps[0] + 1))
         figure.align_ylabels()
     return figure
 
@@ -203,7 +208,9 @@ def learning(records: Sequence[Mapping[str, Any]], *, title: str = "Training") -
 def _flat(record: Mapping[str, Any]) -> dict[str, float]:
     """Numbers of one record; parts of the loss as ``loss.<part>``."""
     nested = record.get("parts", {})
-    parts = {f"loss.{k}": v for k, v in cast("Mapping[str, Any]", nested).items()} if isinstance(nested, Mapping) else {}
+    parts = (
+        {f"loss.{k}": v for k, v in cast("Mapping[str, Any]", nested).items()} if isinstance(nested, Mapping) else {}
+    )
     aside = {"step", "crc", "time", "timestamp", "parts", "total"}
     own = {key: value for key, value in record.items() if key not in aside}
     items = {**({"loss": record["total"]} if "total" in record else {}), **own, **parts}
@@ -233,7 +240,13 @@ def efficiency(
             if np.isfinite(y[:, 1:]).all():
                 axes.fill_between(x, y[:, 1], y[:, 2], color=tones[name], alpha=0.15, linewidth=0)
             axes.plot(
-                x, y[:, 0], "-o", color=tones[name], linewidth=2.2 if first else 1.5, markersize=5, markeredgecolor="white"
+                x,
+                y[:, 0],
+                "-o",
+                color=tones[name],
+                linewidth=2.2 if first else 1.5,
+                markersize=5,
+                markeredgecolor="white",
             )
             axes.annotate(
                 short(name, 26), (x[-1], y[-1, 0]), xytext=(8, 0), textcoords="offset points", va="center",

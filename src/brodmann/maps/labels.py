@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from brodmann import atomic
 from brodmann.errors import Refused
 from brodmann.maps import colours as colour_of
 
@@ -22,13 +23,25 @@ class Picture(Protocol):
     """What a map needs of a section: its image and where it lies. Every system's sections satisfy it."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """Name of the section, as in the table's ``section``."""
+        ...
+
     @property
-    def subject(self) -> str: ...
+    def subject(self) -> str:
+        """Brain it belongs to."""
+        ...
+
     @property
-    def width_um(self) -> float: ...
+    def width_um(self) -> float:
+        """Width of the image, um."""
+        ...
+
     @property
-    def height_um(self) -> float: ...
+    def height_um(self) -> float:
+        """Height of the image, um."""
+        ...
+
     def overview(self, pixel_um: float) -> NDArray[np.uint8]:
         """Whole section at ``pixel_um``, (C, H, W) uint8 with C 1 or 3."""
         ...
@@ -70,7 +83,7 @@ class Key:
         rows = [np.zeros(3), *(colour_of.rgb(colour) for colour in self.colours)]
         return np.stack(rows).astype(np.uint8)
 
-    def values(self, names: pd.Series[Any]) -> NDArray[np.int64]:
+    def values(self, names: pd.Series) -> NDArray[np.int64]:
         """Value of each name, (n,) int64; 0 where it is missing.
 
         Raises
@@ -96,18 +109,17 @@ class Key:
 
     def write(self, path: Path) -> Path:
         """Write `frame` as CSV, whole or not at all."""
-        partial = path.with_name(path.name + ".partial")
-        self.frame().to_csv(partial, index=False, lineterminator="\n")
-        return partial.replace(path)
+        atomic.write_text(path, self.frame().to_csv(index=False, lineterminator="\n"))
+        return path
 
 
-def ids(table: AnnData) -> pd.Index[Any]:
+def ids(table: AnnData) -> pd.Index:
     """Id of each row: the ``id`` column if there is one, else the row names."""
     obs = cast("pd.DataFrame", table.obs)
     return pd.Index(obs["id"].astype(str) if "id" in obs else obs.index.astype(str))
 
 
-def aligned(table: AnnData, labels: str | pd.Series[Any]) -> pd.Series[Any]:
+def aligned(table: AnnData, labels: str | pd.Series) -> pd.Series:
     """Labels in the table's row order, index = id; missing stays missing.
 
     Parameters
@@ -144,9 +156,9 @@ def aligned(table: AnnData, labels: str | pd.Series[Any]) -> pd.Series[Any]:
 
 def spacing_um(xy_um: NDArray[np.floating]) -> float:
     """Distance (um) between neighbouring samples of a section: the median of nearest-neighbour distances."""
-    from scipy.spatial import cKDTree
+    from scipy import spatial
 
     if len(xy_um) < 2:
         return 500.0
-    nearest = cast("Any", cKDTree(xy_um)).query(xy_um, k=2)[0][:, 1]
+    nearest = cast("Any", spatial).cKDTree(xy_um).query(xy_um, k=2)[0][:, 1]
     return float(np.median(nearest))

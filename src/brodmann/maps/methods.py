@@ -46,7 +46,9 @@ def _part(recipe: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _data(data: Mapping[str, Any], noun: str) -> str:
     counted = [("samples", noun), ("sections", "sections"), ("brains", "brains")]
-    found = [f"{int(data[key]):,} {word if int(data[key]) != 1 else word[:-1]}" for key, word in counted if data.get(key)]
+    found = [
+        f"{int(data[key]):,} {word if int(data[key]) != 1 else word[:-1]}" for key, word in counted if data.get(key)
+    ]
     if not found:
         return ""
     of = f" of {data['name']}" if data.get("name") else ""
@@ -94,7 +96,9 @@ def _model(recipe: Mapping[str, Any], steps: int | None) -> list[str]:
     if isinstance(count, int):
         batch = f" of {fit['batch']:,} samples" if isinstance(fit.get("batch"), int) else ""
         rate = f", peak learning rate {fit['lr']:g}" if isinstance(fit.get("lr"), int | float) else ""
-        name = f" with {'AdamW' if fit.get('optimizer', 'adamw') == 'adamw' else fit['optimizer'].upper()}" if fit else ""
+        name = (
+            f" with {'AdamW' if fit.get('optimizer', 'adamw') == 'adamw' else fit['optimizer'].upper()}" if fit else ""
+        )
         seed = f"; seed {recipe['seed']}" if "seed" in recipe else ""
         said.append(f"Training took {count:,} steps{batch}{name}{rate}{seed}.")
     return said
@@ -108,5 +112,10 @@ def _score(shown: Shown) -> str:
     split = f", split {shown.split}" if shown.split else ""
     rivals = ", ".join(f"{name} {digits(item.value)}" for name, item in shown.baselines.items())
     against = f"; baselines: {rivals}" if rivals else ""
-    by = f" with a {shown.probe} probe" if shown.probe and "probe" not in shown.probe else f" with {shown.probe}" * bool(shown.probe)
-    return f"{shown.name[0].upper()}{shown.name[1:]}{by} reached {shown.metric} {digits(shown.score.value)}{between}{n}{split}{against}."
+    by = (
+        f" with a {shown.probe} probe"
+        if shown.probe and "probe" not in shown.probe
+        else f" with {shown.probe}" * bool(shown.probe)
+    )
+    said = f"{shown.name[0].upper()}{shown.name[1:]}{by} reached {shown.metric} {digits(shown.score.value)}"
+    return f"{said}{between}{n}{split}{against}."

@@ -54,21 +54,24 @@ figure.wide{grid-column:1/-1}
 figure.wide img{width:100%}
 figcaption{font-size:.92rem;color:var(--soft);margin-top:.45rem;max-width:95ch}
 figcaption b{color:var(--ink)}
-.pair{display:grid;grid-auto-flow:dense;grid-template-columns:repeat(auto-fit,minmax(430px,1fr));gap:8px 28px;align-items:start}
+.pair{display:grid;grid-auto-flow:dense;grid-template-columns:repeat(auto-fit,minmax(430px,1fr));
+gap:8px 28px;align-items:start}
 ul{padding-left:1.15rem;max-width:84ch}
 li{margin:.3rem 0}
 .limits{border-left:4px solid var(--warm);padding:.2rem 0 .2rem 18px;margin:1rem 0}
 .methods{background:var(--wash);border-radius:10px;padding:14px 18px;max-width:none}
-pre{background:var(--wash);border-radius:10px;padding:14px 18px;overflow-x:auto;font:13px/1.5 ui-monospace,SFMono-Regular,
+pre{background:var(--wash);border-radius:10px;padding:14px 18px;overflow-x:auto;
+font:13px/1.5 ui-monospace,SFMono-Regular,
 Menlo,Consolas,monospace}
 code{font:.9em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;word-break:break-all}
 details{border-bottom:1px solid var(--line);padding:.5rem 0}
 summary{cursor:pointer;font-weight:600}
 summary:focus-visible{outline:2px solid var(--accent);outline-offset:3px}
 footer{color:var(--soft);font-size:.86rem;padding-top:2.4rem;padding-bottom:3rem}
-@media(max-width:760px){.hero{grid-template-columns:1fr}.pair{grid-template-columns:1fr}main,header,footer{padding:0 16px}}
+@media(max-width:760px){.hero,.pair{grid-template-columns:1fr}main,header,footer{padding:0 16px}}
 @media print{:root{--paper:#fff;--wash:#f5f7fa;--ink:#000;--soft:#444;--line:#ccc;--accent:#00588a;--warm:#b35900}
-body{font-size:10.5pt}main,header,footer{max-width:none;padding:0}h2{break-after:avoid}figure,.hero,tr{break-inside:avoid}
+body{font-size:10.5pt}main,header,footer{max-width:none;padding:0}h2{break-after:avoid}
+figure,.hero,tr{break-inside:avoid}
 details>*{display:block}}
 """
 
@@ -96,7 +99,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str
     listed = [list(row) for row in rows]
     for row in listed:
         for column, cell in enumerate(row):
-            numeric[column] &= isinstance(cell, int | float) or bool(re.fullmatch(r"[-+]?[\d.,]+(e[-+]\d+)?|–|\[.*\]|", str(cell)))
+            numeric[column] &= isinstance(cell, int | float) or bool(
+                re.fullmatch(r"[-+]?[\d.,]+(e[-+]\d+)?|–|\[.*\]|", str(cell))
+            )
     kind = [' class="num"' if is_number and column else "" for column, is_number in enumerate(numeric)]
     for index, row in enumerate(listed):
         cells = [f'<th scope="row">{text(row[0])}</th>']
@@ -150,6 +155,7 @@ def document(title: str, body: str) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{CSP}">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="referrer" content="no-referrer">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<meta name="referrer" content="no-referrer">'
         f"<title>{text(title)}</title><style>{STYLE}</style></head><body>\n{body}\n</body></html>\n"
     )

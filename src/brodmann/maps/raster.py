@@ -18,7 +18,7 @@ REACH = 0.75
 """A label is drawn up to this many sampling spacings from its sample: just over half a grid cell's diagonal."""
 
 
-def samples_of(table: AnnData, names: pd.Series[Any], picture: Picture) -> tuple[NDArray[np.float64], pd.Series[Any]]:
+def samples_of(table: AnnData, names: pd.Series, picture: Picture) -> tuple[NDArray[np.float64], pd.Series]:
     """Positions (n, 2) um and names of the samples on one section.
 
     Raises
@@ -41,7 +41,7 @@ def samples_of(table: AnnData, names: pd.Series[Any], picture: Picture) -> tuple
             found=f"x_um up to {xy[:, 0].max():.0f}, y_um up to {xy[:, 1].max():.0f}.",
             cause="coordinates in pixels or mm, or a table of other images.",
         )
-    return xy, names[here]
+    return xy, cast("pd.Series", names[here])
 
 
 def raster(
@@ -68,9 +68,9 @@ def raster(
     -------
     (height, width) uint16
     """
-    from scipy.spatial import cKDTree
+    from scipy import spatial
 
-    tree: Any = cKDTree(xy_um)
+    tree: Any = cast("Any", spatial).cKDTree(xy_um)
     padded = np.append(values, 0).astype(np.uint16)  # the tree answers n where nothing is in reach
     result = np.zeros(shape, dtype=np.uint16)
     low = np.maximum(np.floor((xy_um.min(0) - reach_um) / pixel_um).astype(int), 0)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from brodmann import atomic, manifest
 from brodmann.errors import Refused
 from brodmann.maps.methods import methods
 from brodmann.maps.page import document, encode, figure, table, text
@@ -26,7 +26,7 @@ def write(
     *,
     title: str,
     recipe_toml: str = "",
-    environment: Mapping[str, Any] | None = None,
+    environment: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     metrics: Sequence[Mapping[str, Any]] = (),
     scores: Sequence[Mapping[str, Any]] = (),
     figures: Sequence[Picture] = (),
@@ -46,8 +46,8 @@ def write(
     title : str
     recipe_toml : str
         The recipe as it was run.
-    environment : mapping
-        ``environment.json``: versions, machine; nested values are flattened.
+    environment : mapping or sequence of mappings
+        ``environment.json``: versions, machine, one mapping per session; nested values are flattened.
     metrics : sequence of mappings
         Records of ``metrics.jsonl``.
     scores : sequence of mappings
@@ -62,7 +62,7 @@ def write(
     data : mapping, optional
         For the methods paragraph: ``name``, ``brains``, ``sections``, ``samples``, ``space``, ``noun``.
     files : mapping, optional
-        Relative path to SHA-256; by default read from ``manifest.json``, or computed.
+        Relative path to SHA-256; by default read from ``manifest.json`` where it knows them, else computed.
     limit_bytes : int
         Cap of the file's size; pictures shrink to fit.
 
@@ -98,16 +98,15 @@ def write(
             _section("Training", _pairs([part for part in (draw(plot) if curve else "", _training(metrics)) if part])),
             _section("What this does not show", _remarks(remarks, shown)),
             _section("Methods", _methods(recipe_toml, data or {}, shown, metrics)),
-            _section("Recipe, environment, files", _folds(recipe_toml, environment or {}, listed)),
+            _section("Recipe, environment, files", _folds(recipe_toml, _sessions(environment), listed)),
             "</main>",
-            f"<footer>Written by brodmann {text(_version())}. All numbers are those of the run folder's files.</footer>",
+            f"<footer>Written by brodmann {text(_version())}. Its numbers are those of the run folder.</footer>",
         ]
         content = document(title, "\n".join(part for part in body if part)).encode()
         if len(content) <= limit_bytes:
             target = folder / "report.html"
-            partial = target.with_name("report.html.partial")
-            partial.write_bytes(content)
-            return partial.replace(target)
+            atomic.write_bytes(target, content)
+            return target
     raise Refused(
         f"a report should have at most {limit_bytes / 1e6:.1f} MB.",
         found=f"{len(content) / 1e6:.1f} MB with {len(maps) + len(figures)} pictures at their smallest.",
@@ -127,14 +126,15 @@ def _first(title: str, asked: str, shown: Sequence[Shown], picture: str) -> str:
         return f'<header>{top}<p class="asked">{text(asked)}</p>{picture}</header>'
     head = shown[0]
     of = f" ({head.target})" if head.target else ""
-    question = asked or f"Can {head.task}{of} be read from the features, on tissue that was held out, better than by simpler means?"
+    question = (
+        asked
+        or f"Can {head.task}{of} be read from the features, on tissue that was held out, better than by simpler means?"
+    )
     facts = [("n", head.n), ("Split", head.split)]
     told = "".join(f'<p class="fact"><b>{name}</b> {text(value)}</p>' for name, value in facts if value)
     better = [name for name, item in head.baselines.items() if item.value >= head.score.value]
     if head.baselines:
-        verdict = (
-            f"Not better than: {', '.join(better)}." if better else f"Above all {len(head.baselines)} baselines."
-        )
+        verdict = f"Not better than: {', '.join(better)}." if better else f"Above all {len(head.baselines)} baselines."
         told += f'<p class="fact"><b>{text(verdict)}</b></p>'
     between = f"95 % interval {head.score.between}" if head.score.between else "no interval"
     number = (
@@ -184,7 +184,7 @@ def _training(metrics: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _remarks(remarks: Sequence[str], shown: Sequence[Shown]) -> str:
-    """The caller's remarks, and what the scores themselves give away."""
+    """List the caller's remarks, and what the scores themselves give away."""
     own: list[str] = []
     for score in shown:
         better = [name for name, item in score.baselines.items() if item.value >= score.score.value]
@@ -198,7 +198,9 @@ def _remarks(remarks: Sequence[str], shown: Sequence[Shown]) -> str:
     return f'<div class="limits"><ul>{items}</ul></div>' if items else ""
 
 
-def _methods(recipe_toml: str, data: Mapping[str, Any], shown: Sequence[Shown], metrics: Sequence[Mapping[str, Any]]) -> str:
+def _methods(
+    recipe_toml: str, data: Mapping[str, Any], shown: Sequence[Shown], metrics: Sequence[Mapping[str, Any]]
+) -> str:
     try:
         recipe = tomllib.loads(recipe_toml)
     except tomllib.TOMLDecodeError:
@@ -209,7 +211,7 @@ def _methods(recipe_toml: str, data: Mapping[str, Any], shown: Sequence[Shown], 
 
 
 def _folds(recipe_toml: str, environment: Mapping[str, Any], files: Mapping[str, str]) -> str:
-    """What few will read, folded."""
+    """Fold away what few will read."""
     parts: list[str] = []
     if recipe_toml:
         parts.append(f"<details><summary>Recipe</summary><pre>{text(recipe_toml)}</pre></details>")
@@ -251,34 +253,34 @@ def _curve(metrics: Sequence[Mapping[str, Any]], figures: Sequence[Picture]) -> 
     return stored.getvalue()
 
 
+def _sessions(environment: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> Mapping[str, Any]:
+    """One mapping: of a run's only session, or of each by number."""
+    if environment is None or isinstance(environment, Mapping):
+        return environment or {}
+    if len(environment) == 1:
+        return environment[0]
+    return {f"session {number}": session for number, session in enumerate(environment, start=1)}
+
+
 def _files(folder: Path) -> dict[str, str]:
-    """Hashes of the run's files: from its manifest if there is one, else computed; a zarr store is one entry."""
-    manifest = folder / "manifest.json"
-    if manifest.is_file():
-        found = json.loads(manifest.read_text()).get("files", {})
-        return {str(name): str(_hash_of(item)) for name, item in dict(found).items() if not str(name).startswith("report")}
-    stores = [path for path in sorted(folder.rglob("*.zarr")) if path.is_dir()]
+    """Hashes of the run's files, from its manifest where that knows them; a zarr store is one entry."""
+    sealed = manifest.read(folder) or {}
+    stores: dict[str, list[str]] = {}
     result: dict[str, str] = {}
-    for store in stores:
-        if any(parent in stores for parent in store.parents):
-            continue
-        parts = [f"{p.relative_to(store)} {_digest(p)}" for p in sorted(store.rglob("*")) if p.is_file()]
-        result[f"{store.relative_to(folder)}/ ({len(parts)} files)"] = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    for path in sorted(folder.rglob("*")):
-        inside = any(parent in stores for parent in path.parents)
-        if path.is_file() and not inside and not path.name.startswith("report.html") and path.suffix != ".partial":
-            result[path.relative_to(folder).as_posix()] = _digest(path)
+    for name in manifest.files(folder, skip=("report.html", "run.lock")):
+        path = folder / name
+        known = sealed.get(name, {})
+        same = known.get("bytes") == path.stat().st_size
+        found = str(known["sha256"]) if same else manifest.sha256(path)
+        parts = Path(name).parts
+        store = next((i for i, part in enumerate(parts[:-1], start=1) if part.endswith(".zarr")), 0)
+        if store:
+            stores.setdefault("/".join(parts[:store]), []).append(f"{name} {found}")
+        else:
+            result[name] = found
+    for store, lines in stores.items():
+        result[f"{store}/ ({len(lines)} files)"] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     return result
-
-
-def _hash_of(item: Any) -> str:
-    """A manifest entry is the hash itself or a mapping that holds it."""
-    return str(cast("Mapping[str, Any]", item).get("sha256", "")) if isinstance(item, Mapping) else str(item)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _version() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from brodmann import atomic
 from brodmann.errors import Refused
 from brodmann.maps.colours import ink, rgb
 from brodmann.maps.drawing import FAINT, bare, legend, save, scale_bar, short, style, thousands
@@ -20,9 +20,10 @@ from brodmann.maps.raster import REACH, blend, raster, samples_of
 if TYPE_CHECKING:
     from anndata import AnnData
 
+
 def overlay(
     table: AnnData,
-    labels: str | pd.Series[Any],
+    labels: str | pd.Series,
     picture: Picture,
     *,
     pixel_um: float,
@@ -50,12 +51,12 @@ def overlay(
 
 def paint(
     table: AnnData,
-    labels: str | pd.Series[Any],
+    labels: str | pd.Series,
     picture: Picture,
     *,
     out: Path | str,
     pixel_um: float | None = None,
-    truth: str | pd.Series[Any] | None = None,
+    truth: str | pd.Series | None = None,
     title: str | None = None,
     truth_title: str = "atlas",
     colours: Mapping[str, str] | None = None,
@@ -120,8 +121,17 @@ def paint(
         names = [key.names[value - 1] for value in present if value]
         legend(side, {name: key.mapping[name] for name in names[:40]}, loc="upper left", bbox_to_anchor=(0, 1))
         heading = f"{short(picture.id, 48)}  ·  {short(picture.subject, 24)}"
-        figure.text(0.15 / figure.get_figwidth(), 1 - 0.22 / figure.get_figheight(), heading, fontweight="bold", fontsize=10.5, va="center")
-        figure.text(0.15 / figure.get_figwidth(), 0.16 / figure.get_figheight(), note, fontsize=8, color=FAINT, va="center")
+        figure.text(
+            0.15 / figure.get_figwidth(),
+            1 - 0.22 / figure.get_figheight(),
+            heading,
+            fontweight="bold",
+            fontsize=10.5,
+            va="center",
+        )
+        figure.text(
+            0.15 / figure.get_figwidth(), 0.16 / figure.get_figheight(), note, fontsize=8, color=FAINT, va="center"
+        )
     return save(figure, out)
 
 
@@ -174,7 +184,7 @@ def outline(axes: Any, wrong: NDArray[np.bool_], mm_per_pixel: float) -> None:
 
 def label_image(
     table: AnnData,
-    labels: str | pd.Series[Any],
+    labels: str | pd.Series,
     picture: Picture,
     *,
     out: Path | str,
@@ -219,34 +229,35 @@ def label_image(
     levels = 1
     while max(height, width) / 2 ** (levels - 1) > 512:
         levels += 1
-    partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    root: Any = zarr.open_group(str(partial), mode="w", zarr_format=3)
-    group = root.create_group("labels")
-    shown = group.create_group(name)
-    for level in range(levels):
-        size = pixel_um * 2**level
-        under = image if not level else picture.overview(size)
-        _array(root, level, under, ("c", "y", "x"))
-        drawn = raster(xy, values, (under.shape[1], under.shape[2]), pixel_um=size, reach_um=reach)
-        _array(shown, level, drawn, ("y", "x"))
-    root.attrs["ome"] = {"version": "0.5", **_multiscales(picture.id, "cyx", pixel_um, levels), "omero": _channels(image)}
-    group.attrs["ome"] = {"version": "0.5", "labels": [name]}
-    shown.attrs["ome"] = {
-        "version": "0.5",
-        **_multiscales(name, "yx", pixel_um, levels),
-        "image-label": {
+    with atomic.folder(path, what=path.name, need=3 * image.nbytes) as partial:
+        root: Any = zarr.open_group(str(partial), mode="w", zarr_format=3)
+        group = root.create_group("labels")
+        shown = group.create_group(name)
+        for level in range(levels):
+            size = pixel_um * 2**level
+            under = image if not level else picture.overview(size)
+            _array(root, level, under, ("c", "y", "x"))
+            drawn = raster(xy, values, (under.shape[1], under.shape[2]), pixel_um=size, reach_um=reach)
+            _array(shown, level, drawn, ("y", "x"))
+        root.attrs["ome"] = {
             "version": "0.5",
-            "colors": [
-                {"label-value": value, "rgba": [*(int(part) for part in rgb(colour)), 255]}
-                for value, colour in enumerate(key.colours, start=1)
-            ],
-            "properties": [{"label-value": value, "name": text} for value, text in enumerate(key.names, start=1)],
-            "source": {"image": "../../"},
-        },
-    }
-    shutil.rmtree(path, ignore_errors=True)
-    partial.replace(path)
+            **_multiscales(picture.id, "cyx", pixel_um, levels),
+            "omero": _channels(image),
+        }
+        group.attrs["ome"] = {"version": "0.5", "labels": [name]}
+        shown.attrs["ome"] = {
+            "version": "0.5",
+            **_multiscales(name, "yx", pixel_um, levels),
+            "image-label": {
+                "version": "0.5",
+                "colors": [
+                    {"label-value": value, "rgba": [*(int(part) for part in rgb(colour)), 255]}
+                    for value, colour in enumerate(key.colours, start=1)
+                ],
+                "properties": [{"label-value": value, "name": text} for value, text in enumerate(key.names, start=1)],
+                "source": {"image": "../../"},
+            },
+        }
     key.write(path.with_name(f"{path.name.removesuffix('.zarr').removesuffix('.ome')}-{name}.csv"))
     return path
 
@@ -264,7 +275,9 @@ def _array(group: Any, level: int, data: NDArray[Any], axes: tuple[str, ...]) ->
 
 def _multiscales(name: str, axes: str, pixel_um: float, levels: int) -> dict[str, Any]:
     """OME-NGFF 0.5 ``multiscales``: pixel (i, j) has its centre at ((i + 1/2), (j + 1/2)) pixel sizes."""
-    described = [{"name": a, "type": "channel"} if a == "c" else {"name": a, "type": "space", "unit": "micrometer"} for a in axes]
+    described = [
+        {"name": a, "type": "channel"} if a == "c" else {"name": a, "type": "space", "unit": "micrometer"} for a in axes
+    ]
     datasets: list[dict[str, Any]] = []
     for level in range(levels):
         size = pixel_um * 2**level

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def contact(
     table: AnnData,
-    labels: str | pd.Series[Any],
+    labels: str | pd.Series,
     pictures: Sequence[Picture],
     *,
     colours: Mapping[str, str] | None = None,
@@ -44,8 +44,13 @@ def contact(
     known = set(cast("pd.DataFrame", table.obs)["section"].astype(str))
     usable = [picture for picture in pictures if picture.id in known]
     if not usable:
-        raise Refused("a contact sheet needs sections with samples.", found=f"{len(pictures)} sections, none in the table.")
-    chosen = [usable[i] for i in np.unique(np.linspace(0, len(usable) - 1, min(limit, len(usable))).round().astype(int))]
+        raise Refused(
+            "a contact sheet needs sections with samples.", found=f"{len(pictures)} sections, none in the table."
+        )
+    chosen = [
+        usable[i] for i in np.unique(np.linspace(0, len(usable) - 1, min(limit, len(usable))).round().astype(int))
+    ]
+    titles = _endings([picture.id for picture in chosen], int(9.2 / min(columns, len(chosen)) * 11))
     across, down = min(columns, len(chosen)), -(-len(chosen) // columns)
     width_um, height_um = max(p.width_um for p in chosen), max(p.height_um for p in chosen)
     cell = min(2.4, 9.2 / across)
@@ -61,22 +66,46 @@ def contact(
             image, values = overlay(table, names, picture, pixel_um=pixel, key=key, stain=stain)
             seen |= {int(v) for v in np.unique(values) if v}
             top = height - above - row * (tall + caption + gap) - caption
-            box = (gap + column * (cell + gap), top - tall, cell * image.shape[1] * pixel / width_um, tall * image.shape[0] * pixel / height_um)
+            box = (
+                gap + column * (cell + gap),
+                top - tall,
+                cell * image.shape[1] * pixel / width_um,
+                tall * image.shape[0] * pixel / height_um,
+            )
             axes = figure.add_axes((box[0] / width, (box[1] + tall - box[3]) / height, box[2] / width, box[3] / height))
-            axes.imshow(image, extent=(0, image.shape[1] * pixel / 1000, image.shape[0] * pixel / 1000, 0), aspect="auto")
+            axes.imshow(
+                image, extent=(0, image.shape[1] * pixel / 1000, image.shape[0] * pixel / 1000, 0), aspect="auto"
+            )
             bare(axes)
-            axes.set_title(short(picture.id, int(cell * 13)), fontsize=7, fontweight="normal", pad=3)
+            axes.set_title(short(titles[picture.id], int(cell * 13)), fontsize=7, fontweight="normal", pad=3)
             if row == down - 1 and not column:
                 scale_bar(axes, image.shape[1] * pixel / 1000)
-        rest = figure.add_axes((1 - (side - gap) / width, below / height, (side - gap) / width, 1 - (above + below + caption) / height))
+        rest = figure.add_axes(
+            (1 - (side - gap) / width, below / height, (side - gap) / width, 1 - (above + below + caption) / height)
+        )
         rest.axis("off")
         shown = [key.names[v - 1] for v in sorted(seen)][:40]
         fits = max(4, int((height - above - below) / 0.17))
         legend(rest, {n: key.mapping[n] for n in shown[:fits]}, loc="upper left", bbox_to_anchor=(0, 1), fontsize=7.5)
-        some = thousands(len(usable), "sections") if len(chosen) == len(usable) else f"{len(chosen)} of {len(usable)} sections"
+        some = (
+            thousands(len(usable), "sections")
+            if len(chosen) == len(usable)
+            else f"{len(chosen)} of {len(usable)} sections"
+        )
         text = f"{title or str(names.name or 'labels')}  ·  {some}, {thousands(int(names.notna().sum()), 'samples')}"
         figure.text(gap / width, 1 - 0.2 / height, short(text, 110), fontweight="bold", fontsize=10, va="center")
     return figure
+
+
+def _endings(names: Sequence[str], room: int) -> dict[str, str]:
+    """Names as they are, or, where one has no room, without the beginning that all share."""
+    if max(map(len, names)) <= room or len(names) < 2:
+        return {name: name for name in names}
+    low, high = min(names), max(names)  # what these two share, all share
+    shared = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
+    while shared and any(name[shared - 1].isalnum() for name in names):
+        shared -= 1  # whole words only: "s004" and "s014" must not become "04" and "14"
+    return {name: f"…{name[shared:]}" if shared else name for name in names}
 
 
 def strips(
@@ -133,7 +162,9 @@ def strips(
         note = [f"patch {field_mm:g} mm wide"] if field_mm else []
         note += ["dashed: another label"] if names is not None else []
         note += ["mm: distance from the query in the common space"] if xyz is not None else []
-        figure.text(left / width, 1 - 0.2 / height, short(title, int(width * 11)), fontweight="bold", fontsize=10, va="center")
+        figure.text(
+            left / width, 1 - 0.2 / height, short(title, int(width * 11)), fontweight="bold", fontsize=10, va="center"
+        )
         figure.text(left / width, 1 - 0.43 / height, "  ·  ".join(note), fontsize=7.5, color=FAINT, va="center")
         for x, text in ((left, "query"), (left + cell + gap + 0.2, "nearest →")):
             figure.text(x / width, 1 - 0.65 / height, text, fontsize=7.5, color=FAINT, va="center")

@@ -37,7 +37,7 @@ class Value:
         return self.interval(2)
 
     def interval(self, places: int) -> str:
-        """The same with so many decimals."""
+        """Write the interval with so many decimals."""
         known = math.isfinite(self.low + self.high)
         return f"[{digits(self.low, places)}, {digits(self.high, places)}]" if known else ""
 
@@ -71,7 +71,8 @@ class Shown:
     def of(given: Mapping[str, Any]) -> Shown:
         """From a score's plain form (``scores/<task>-<target>.json``)."""
         baselines = {
-            plain(name): Value.of(item) for name, item in cast("Mapping[str, Any]", given.get("baselines") or {}).items()
+            plain(name): Value.of(item)
+            for name, item in cast("Mapping[str, Any]", given.get("baselines") or {}).items()
         }
         null = given.get("null", given.get("spatial_null"))
         if null is not None and not any("null" in name for name in baselines):
@@ -106,7 +107,7 @@ def plain(name: object) -> str:
 
 
 def words(given: Any) -> str:
-    """Counts and splits in words: ``9,312``, ``by brain, 5 folds``, ``patches 9,312, sections 30``."""
+    """Say counts and splits in words: ``9,312``, ``by brain, 5 folds``, ``patches 9,312, sections 30``."""
     if isinstance(given, Mapping):
         items = cast("Mapping[str, Any]", given)
         if "by" in items:
@@ -128,7 +129,7 @@ def words(given: Any) -> str:
 
 
 def digits(value: float, places: int = 2) -> str:
-    """Fixed decimals (fewer above ten, more where nothing else would be left); an en dash for none."""
+    """Write a number with fixed decimals (fewer above ten, more where nothing would be left); a dash for none."""
     if not math.isfinite(value):
         return "–"
     if abs(value) >= 100:

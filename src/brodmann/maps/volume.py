@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from brodmann import atomic
 from brodmann.errors import Refused
 from brodmann.maps.labels import Key, aligned
 from brodmann.space import Space
@@ -24,7 +26,7 @@ RAS = {"r": (0, 1), "l": (0, -1), "a": (1, 1), "p": (1, -1), "s": (2, 1), "i": (
 
 def volume(
     table: AnnData,
-    labels: str | pd.Series[Any],
+    labels: str | pd.Series,
     space: Space,
     voxel_mm: float,
     *,
@@ -91,7 +93,7 @@ def volume(
     data[tuple(index.T)] = winner
     if reach_mm > 0:
         _fill(data, xyz, values, low=low, voxel_mm=voxel_mm, reach_mm=reach_mm)
-    image = nib.nifti1.Nifti1Image(data, affine(space, (low + 0.5) * voxel_mm, voxel_mm))
+    image: Nifti1Image = cast("Any", nib).Nifti1Image(data, affine(space, (low + 0.5) * voxel_mm, voxel_mm))
     header: Any = image.header
     header.set_xyzt_units(xyz="mm")
     header.set_intent("label", name="brodmann")
@@ -100,11 +102,9 @@ def volume(
     cast("Any", image).set_qform(image.affine, code="aligned")
     if out is not None:
         path = Path(out)
-        path.parent.mkdir(parents=True, exist_ok=True)
         ending = ".nii.gz" if path.name.endswith(".nii.gz") else ".nii"
-        partial = path.with_name(f"{path.name.removesuffix(ending)}.partial{ending}")
-        nib.loadsave.save(image, partial)
-        partial.replace(path)
+        content = cast("Any", image).to_bytes()
+        atomic.write_bytes(path, gzip.compress(content, 6, mtime=0) if ending == ".nii.gz" else content)
         key.write(path.with_name(path.name.removesuffix(ending) + ".csv"))
     return image
 
@@ -164,9 +164,9 @@ def _fill(
     reach_mm: float,
 ) -> None:
     """Give empty voxels the value of the nearest sample within reach, slab by slab."""
-    from scipy.spatial import cKDTree
+    from scipy import spatial
 
-    tree: Any = cKDTree(xyz)
+    tree: Any = cast("Any", spatial).cKDTree(xyz)
     padded = np.append(values, 0).astype(np.uint16)
     reach = float(np.nextafter(reach_mm, np.inf))  # the tree's bound is open, ours is closed
     for i in range(data.shape[0]):
