@@ -207,7 +207,7 @@ def _doubt(report: Report, source: Source, dark: Counter[bool], empty: list[str]
     slabs = [np.linalg.norm(_directions(section)[0]) for section in sections]
     if max(slabs) > 1.25 or min(slabs) < 0.8:
         report.concerns.append(
-            f"registration stretches sections by {min(slabs):.2f} to {max(slabs):.2f}: pixel size or transform may be wrong."
+            f"registration stretches sections by {min(slabs):.2f} to {max(slabs):.2f}: a wrong pixel size or transform?"
         )
 
 

@@ -214,8 +214,11 @@ def _section(
         _verify(path, entry.sha256)
     picture = image(path, entry, stated)
     table = spots.table_of(path)
-    pixel_um, notes = _pixel_um(picture, stated.of(entry, "pixel_um"), table, series_um)
     height, width = picture.sizes[0]
+    if anchor is not None and series_um is not None:
+        # The series' value holds for the image that was registered; the one read here may be a scaled copy.
+        series_um *= anchor.width / width
+    pixel_um, notes = _pixel_um(picture, stated.of(entry, "pixel_um"), table, series_um)
     width_um, height_um = width * pixel_um, height * pixel_um
     to_mm: NDArray[np.float64]
     if entry.to_mm is not None:
