@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import shutil
 import subprocess
@@ -131,10 +132,46 @@ def test_headline_and_map_come_first(tmp_path: Path) -> None:
     _, content = written(tmp_path)
     first = content[: content.index("<main>")]
     assert ">0.41<" in first
-    assert "Above all 3 baselines" in first
+    assert "Better than coordinates only, untrained, spatial null." in first
     assert first.count("<img ") == 1
     _, content = written(tmp_path, scores=[{**SCORES[0], "baselines": {"coordinates_only": 0.7}}])
-    assert "Not better than: coordinates only" in content[: content.index("<main>")]
+    assert "Not better than coordinates only." in content[: content.index("<main>")]
+
+
+def test_paired_gains_decide_what_is_better(tmp_path: Path) -> None:
+    from brodmann.tasks._score import Estimate, Score
+
+    score = Score(
+        task="areas",
+        target="ccf",
+        metric="macro-F1",
+        value=0.5,
+        interval=(0.4, 0.6),
+        n=9312,
+        n_groups=30,
+        what="patches",
+        baselines={
+            "coordinates": Estimate(0.49, note="position alone"),
+            "profile": Estimate(0.45),
+            "chance": Estimate(0.1),
+        },
+        gains={
+            "coordinates": Estimate(0.01, -0.02, 0.04),
+            "profile": Estimate(0.05, 0.012, 0.09),
+            "chance": Estimate(0.4),
+        },
+        per_class={"V1": {"precision": 0.5, "recall": 0.75, "f1": 0.6, "n": 1234}},
+        remarks=("One fold only.",),
+    )
+    _, content = written(tmp_path, scores=[json.loads(score.to_json())], remarks=[])
+    first, seen = content[: content.index("<main>")], " ".join(Reader(content).words)
+    assert "Better than profile, chance." in first
+    assert "Not told apart from coordinates." in first
+    for part in ("+0.050 [+0.012, +0.090]", "+0.010 [-0.020, +0.040]", "position alone", "9,312 patches, 30 sections"):
+        assert part in seen
+    assert "areas (ccf): One fold only." in seen
+    assert "1,234" in seen
+    assert "0.750" in seen
 
 
 def test_names_stay_text_and_nothing_runs(tmp_path: Path) -> None:

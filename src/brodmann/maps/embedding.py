@@ -149,7 +149,7 @@ def embedding(
             axes.set_title(where)
             inset = axes.inset_axes((0.0, -0.42, 0.45, 0.38))
             inset.scatter(view[shown.rows, 0], view[shown.rows, 1], s=1.0, c=tint, linewidths=0, rasterized=True)
-            inset.set_aspect("equal", anchor="W")
+            inset.set_aspect("equal", anchor="NW")
             bare(inset)
             words = "the brain in\nthe same colours"
             axes.text(0.48, -0.23, words, transform=axes.transAxes, va="center", fontsize=7, color=FAINT)
@@ -187,7 +187,7 @@ def _legend(shown: pd.Series, names: pd.Series, known: Mapping[str, str]) -> dic
 
 def _columns(names: Mapping[str, str]) -> int:
     longest = max(map(len, names), default=1)
-    return 4 if longest <= 6 else 3 if longest <= 11 else 2 if longest <= 20 else 1
+    return 4 if longest <= 7 else 3 if longest <= 13 else 2 if longest <= 22 else 1
 
 
 def _title(label: str | pd.Series) -> str:

@@ -100,7 +100,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str
     for row in listed:
         for column, cell in enumerate(row):
             numeric[column] &= isinstance(cell, int | float) or bool(
-                re.fullmatch(r"[-+]?[\d.,]+(e[-+]\d+)?|–|\[.*\]|", str(cell))
+                re.fullmatch(r"[-+]?[\d.,]+(e[-+]\d+)?( \[.*\])?|–|\[.*\]|", str(cell))
             )
     kind = [' class="num"' if is_number and column else "" for column, is_number in enumerate(numeric)]
     for index, row in enumerate(listed):

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from brodmann.errors import Refused
-from brodmann.maps.labels import Key, Picture
+from brodmann.maps.labels import Key, Picture, spacing_um
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -42,6 +42,21 @@ def samples_of(table: AnnData, names: pd.Series, picture: Picture) -> tuple[NDAr
             cause="coordinates in pixels or mm, or a table of other images.",
         )
     return xy, cast("pd.Series", names[here])
+
+
+def visible_reach_um(xy_um: NDArray[np.float64], picture: Picture) -> float:
+    """Reach (um) for pictures: `REACH` spacings; for samples along a line, at least 2 % of the picture's longer side.
+
+    A ribbon of samples 0.2 mm apart would otherwise be a hair on a section of 40 mm.
+    """
+    from scipy import spatial
+
+    spacing = spacing_um(xy_um)
+    if len(xy_um) < 5:
+        return REACH * spacing
+    fourth = float(np.median(cast("Any", spatial).cKDTree(xy_um).query(xy_um, k=5)[0][:, 4]))
+    along_a_line = fourth > 1.6 * spacing  # on a grid the fourth neighbour is as near as the first
+    return max(REACH * spacing, 0.02 * max(picture.width_um, picture.height_um) if along_a_line else 0.0)
 
 
 def raster(

@@ -13,7 +13,7 @@ from brodmann import atomic, manifest
 from brodmann.errors import Refused
 from brodmann.maps.methods import methods
 from brodmann.maps.page import document, encode, figure, table, text
-from brodmann.maps.shown import Shown, digits, dots, plain
+from brodmann.maps.shown import Shown, Value, digits, dots, plain
 
 LARGEST = 8 * 1024 * 1024
 """Bytes a report may have: what mail servers and browsers take without complaint."""
@@ -132,10 +132,13 @@ def _first(title: str, asked: str, shown: Sequence[Shown], picture: str) -> str:
     )
     facts = [("n", head.n), ("Split", head.split)]
     told = "".join(f'<p class="fact"><b>{name}</b> {text(value)}</p>' for name, value in facts if value)
-    better = [name for name, item in head.baselines.items() if item.value >= head.score.value]
-    if head.baselines:
-        verdict = f"Not better than: {', '.join(better)}." if better else f"Above all {len(head.baselines)} baselines."
-        told += f'<p class="fact"><b>{text(verdict)}</b></p>'
+    beaten, unclear, better = head.rivals()
+    verdict = [
+        f"{said} {', '.join(names)}."
+        for said, names in (("Better than", beaten), ("Not told apart from", unclear), ("Not better than", better))
+        if names
+    ]
+    told += "".join(f'<p class="fact"><b>{text(said)}</b></p>' for said in verdict)
     between = f"95 % interval {head.score.between}" if head.score.between else "no interval"
     number = (
         f'<div><div class="what">{text(head.name)}, {text(head.metric)}</div>'
@@ -151,17 +154,33 @@ def _scores(shown: Sequence[Shown]) -> str:
     """Every score with every baseline, as tables."""
     parts: list[str] = []
     for score in shown:
+        notes = any(item.note for item in score.baselines.values())
         rows: list[list[object]] = [["features", digits(score.score.value, 3), score.score.interval(3), ""]]
         for name, item in score.baselines.items():
-            gap = score.score.value - item.value
-            rows.append([name, digits(item.value, 3), item.interval(3), f"{gap:+.3f}" if math.isfinite(gap) else ""])
-        words = ", ".join(part for part in (f"n = {score.n}" if score.n else "", score.split) if part)
-        head = ["Read from", score.metric, "95 % interval", "features minus this"]
+            gain = score.gains.get(name, Value(score.score.value - item.value))
+            gained = f"{gain.value:+.3f} {gain.interval(3, sign=True)}" if math.isfinite(gain.value) else ""
+            rows.append(
+                [name, digits(item.value, 3), item.interval(3), gained.strip(), *([item.note] if notes else [])]
+            )
+        words = ", ".join(part for part in (f"n = {score.n}" if score.n else "", score.split, score.probe) if part)
+        head = ["Read from", score.metric, "95 % interval", "features minus this", *(["note"] if notes else [])]
+        rows[0] += [""] if notes else []
         parts.append(f"<h3>{text(score.name)}</h3>" + table(head, rows, caption=words, ours=0))
         if score.more:
-            also = [[name, digits(item.value, 3), item.interval(3)] for name, item in score.more.items()]
-            parts.append(table(["Other numbers of the same predictions", "value", "95 % interval"], also))
+            also = [[name, digits(item.value, 3), item.interval(3), item.note] for name, item in score.more.items()]
+            parts.append(table(["Other numbers of the same predictions", "value", "95 % interval", "note"], also))
+        if score.per_class:
+            measures = list(next(iter(score.per_class.values())))
+            each = [
+                [name, *(f"{row[m]:,.0f}" if m == "n" else digits(_float(row.get(m)), 3) for m in measures)]
+                for name, row in score.per_class.items()
+            ]
+            parts.append(f"<details><summary>Each class</summary>{table(['Class', *measures], each)}</details>")
     return _section("Scores", *parts)
+
+
+def _float(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
 
 
 def _pairs(drawn: Sequence[str]) -> str:
@@ -187,9 +206,12 @@ def _remarks(remarks: Sequence[str], shown: Sequence[Shown]) -> str:
     """List the caller's remarks, and what the scores themselves give away."""
     own: list[str] = []
     for score in shown:
-        better = [name for name, item in score.baselines.items() if item.value >= score.score.value]
+        own += [f"{score.name}: {remark}" for remark in score.remarks]
+        _, unclear, better = score.rivals()
         if better:
             own.append(f"{score.name}: {', '.join(better)} did as well as the features or better.")
+        if unclear:
+            own.append(f"{score.name}: the difference to {', '.join(unclear)} is within its interval.")
         if not score.baselines:
             own.append(f"{score.name}: no baseline was computed, so the number alone says little.")
         if not score.score.between:

@@ -15,7 +15,7 @@ from brodmann.errors import Refused
 from brodmann.maps.colours import ink, rgb
 from brodmann.maps.drawing import FAINT, bare, legend, save, scale_bar, short, style, thousands
 from brodmann.maps.labels import Key, Picture, aligned, spacing_um
-from brodmann.maps.raster import REACH, blend, raster, samples_of
+from brodmann.maps.raster import REACH, blend, raster, samples_of, visible_reach_um
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -44,7 +44,7 @@ def overlay(
     key = key or Key.of(names)
     xy, here = samples_of(table, names, picture)
     under = picture.overview(pixel_um)
-    reach = reach_um or REACH * spacing_um(xy)
+    reach = reach_um or visible_reach_um(xy, picture)
     values = raster(xy, key.values(here), (under.shape[1], under.shape[2]), pixel_um=pixel_um, reach_um=reach)
     return blend(under, values, key, opacity=opacity, stain=stain), values
 

@@ -18,6 +18,7 @@ class Value:
     value: float
     low: float = math.nan
     high: float = math.nan
+    note: str = ""
 
     @staticmethod
     def of(given: Any) -> Value:
@@ -25,10 +26,10 @@ class Value:
         if isinstance(given, Mapping):
             item = cast("Mapping[str, Any]", given)
             low, high = item.get("interval") or (item.get("low"), item.get("high"))
-            return Value(_number(item.get("value", item.get("mean"))), _number(low), _number(high))
+            return Value(_number(item.get("value")), _number(low), _number(high), str(item.get("note") or ""))
         if isinstance(given, Sequence) and not isinstance(given, str):
-            numbers = [_number(part) for part in cast("Sequence[Any]", given)]
-            return Value(*numbers[:3])
+            value, low, high = [*map(_number, cast("Sequence[Any]", given)), math.nan, math.nan][:3]
+            return Value(value, low, high)
         return Value(_number(given))
 
     @property
@@ -36,13 +37,13 @@ class Value:
         """``[0.36, 0.46]`` or nothing."""
         return self.interval(2)
 
-    def interval(self, places: int) -> str:
+    def interval(self, places: int, *, sign: bool = False) -> str:
         """Write the interval with so many decimals."""
-        known = math.isfinite(self.low + self.high)
-        return f"[{digits(self.low, places)}, {digits(self.high, places)}]" if known else ""
+        ends = [f"{'+' * (sign and end > 0)}{digits(end, places)}" for end in (self.low, self.high)]
+        return f"[{', '.join(ends)}]" if math.isfinite(self.low + self.high) else ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Shown:
     """One score, ready to show.
 
@@ -51,10 +52,13 @@ class Shown:
     task, target, metric, n, split, probe : str
         In words; empty where not given.
     score : Value
-    baselines : dict
-        Name to `Value`, in the order given; the spatial null is one of them.
+    baselines, gains : dict
+        Name to `Value`, in the order given: rivals and nulls; and the score minus each, where that was computed.
     more : dict
         Other numbers of the same predictions, e.g. balanced accuracy.
+    per_class : dict
+        Class to {measure: number}.
+    remarks : tuple of str
     """
 
     task: str
@@ -62,39 +66,63 @@ class Shown:
     metric: str
     n: str
     split: str
+    probe: str
     score: Value
     baselines: dict[str, Value]
+    gains: dict[str, Value]
     more: dict[str, Value]
-    probe: str
+    per_class: dict[str, dict[str, float]]
+    remarks: tuple[str, ...]
 
     @staticmethod
     def of(given: Mapping[str, Any]) -> Shown:
-        """From a score's plain form (``scores/<task>-<target>.json``)."""
-        baselines = {
-            plain(name): Value.of(item)
-            for name, item in cast("Mapping[str, Any]", given.get("baselines") or {}).items()
-        }
-        null = given.get("null", given.get("spatial_null"))
+        """From a score's plain form (``scores/<task>-<target>.json``, or its fields as a mapping)."""
+        baselines = _values(given.get("baselines"))
+        null = given.get("null")
         if null is not None and not any("null" in name for name in baselines):
             baselines["spatial null"] = Value.of(null)
-        more = cast("Mapping[str, Any]", given.get("more") or given.get("others") or given.get("details") or {})
-        numbers = {plain(k): Value.of(v) for k, v in more.items() if math.isfinite(Value.of(v).value)}
+        n = words(given.get("n", ""))
+        n += f" {given['what']}" if given.get("what") else ""
+        n += f", {words(given['n_groups'])} {given.get('cluster', 'groups')}" if given.get("n_groups") else ""
         return Shown(
-            plain(given.get("task", "score")),
-            str(given.get("target", "")),
-            str(given.get("metric", "score")),
-            words(given.get("n", "")),
-            words(given.get("split", "")),
-            Value.of(given),
-            baselines,
-            numbers,
-            plain(given.get("probe") or ""),
+            task=plain(given.get("task", "score")),
+            target=str(given.get("target", "")),
+            metric=str(given.get("metric", "score")),
+            n=n,
+            split=words(given.get("split", "")),
+            probe=plain(given.get("probe") or ""),
+            score=Value.of(given),
+            baselines=baselines,
+            gains=_values(given.get("gains")),
+            more={name: item for name, item in _values(given.get("more")).items() if math.isfinite(item.value)},
+            per_class={str(k): dict(v) for k, v in (given.get("per_class") or {}).items()},
+            remarks=tuple(str(item) for item in given.get("remarks") or ()),
         )
 
     @property
     def name(self) -> str:
         """``areas (ccf)``."""
         return f"{self.task} ({self.target})" if self.target else self.task
+
+    def rivals(self) -> tuple[list[str], list[str], list[str]]:
+        """Baselines that the score beats, that it cannot be told from, and that beat it.
+
+        Decided by the interval of the paired gain where there is one, else by the values alone.
+        """
+        beaten: list[str] = []
+        unclear: list[str] = []
+        better: list[str] = []
+        for name, item in self.baselines.items():
+            gain = self.gains.get(name, Value(self.score.value - item.value))
+            low, high = (gain.low, gain.high) if gain.between else (gain.value, gain.value)
+            if math.isfinite(low + high):
+                (beaten if low > 0 else better if high < 0 or low == high else unclear).append(name)
+        return beaten, unclear, better
+
+
+def _values(given: Any) -> dict[str, Value]:
+    items = cast("Mapping[str, Any]", given or {})
+    return {plain(name): Value.of(item) for name, item in items.items()}
 
 
 def _number(given: Any) -> float:
