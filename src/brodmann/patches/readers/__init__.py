@@ -76,6 +76,7 @@ def image(path: Path, entry: Entry, stated: Stated) -> Image:
     """Open one image by what it is, not by what it is called."""
     channel, span, absent = (stated.of(entry, key) for key in ("channel", "range", "absent_value"))
     if path.is_dir():
+        _refuse_links(path)
         from brodmann.patches.readers.omezarr import OmeZarr
 
         return OmeZarr(path, channel=channel, span=span, absent=absent)
@@ -88,6 +89,14 @@ def image(path: Path, entry: Entry, stated: Stated) -> Image:
     from brodmann.patches.readers.plain import Plain
 
     return Plain(path)
+
+
+def _refuse_links(store: Path) -> None:
+    """Refuse links that lead out: a stranger's store must not show files of this machine as pixels."""
+    home = store.resolve()
+    for path in store.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(home):
+            raise Refused(f"{store.name} should hold its own files.", found=f"a link: {path.relative_to(store)}.")
 
 
 def _is_store(path: Path) -> bool:

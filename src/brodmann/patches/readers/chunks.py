@@ -51,6 +51,8 @@ class Header:
         Name of a file under ``path``.
     index_at : {"", "start", "end"}
         Where a shard's index lies; empty without shards.
+    blosc : bool
+        Whether chunks are blosc buffers, whose stated length must be checked before decoding.
     """
 
     path: Path
@@ -62,6 +64,7 @@ class Header:
     dtype: np.dtype[Any]
     key: Callable[[tuple[int, ...]], str]
     index_at: str
+    blosc: bool
 
     def absent(self) -> Iterator[str]:
         """Names of chunk (or shard) files that do not exist."""
@@ -95,8 +98,12 @@ def header(path: Path, *, store: str) -> Header:
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise Corrupt(f"{name} should have valid array metadata.", found=repr(error)[:200]) from error
     sides = (*result.shape, *result.chunk, *result.file)
-    whole = all(f % c == 0 for f, c in zip(result.file, result.chunk, strict=True))
-    if min(sides) < 1 or not whole or len(result.chunk) != len(result.shape):
+    ranks = {len(result.shape), len(result.chunk), len(result.file)}
+    if (
+        min(sides, default=0) < 1
+        or len(ranks) > 1
+        or any(f % c for f, c in zip(result.file, result.chunk, strict=True))
+    ):
         raise Corrupt(
             f"{name} should have matching positive sizes.", found=f"shape {result.shape}, chunks {result.chunk}."
         )
@@ -129,7 +136,9 @@ def _v3(path: Path, name: str, content: Any) -> Header:
         return separator.join([*prefix, *map(str, place)])
 
     kind = _plain_dtype(content["data_type"], name)
-    return Header(path, name, 3, tuple(map(int, content["shape"])), chunk, file, kind, key, index_at)
+    inside: list[Any] = codecs[0]["configuration"]["codecs"] if index_at else codecs
+    blosc = any(codec["name"] == "blosc" for codec in inside)
+    return Header(path, name, 3, tuple(map(int, content["shape"])), chunk, file, kind, key, index_at, blosc)
 
 
 def _v2(path: Path, name: str, content: Any) -> Header:
@@ -150,7 +159,8 @@ def _v2(path: Path, name: str, content: Any) -> Header:
     def key(place: tuple[int, ...]) -> str:
         return separator.join(map(str, place))
 
-    return Header(path, name, 2, tuple(map(int, content["shape"])), chunk, chunk, kind, key, "")
+    blosc = (content.get("compressor") or {}).get("id") == "blosc"
+    return Header(path, name, 2, tuple(map(int, content["shape"])), chunk, chunk, kind, key, "", blosc)
 
 
 def _plain_dtype(said: Any, name: str) -> np.dtype[Any]:
@@ -249,21 +259,37 @@ def _zarr(head: Header) -> Read:
 
 
 def _present(head: Header, place: tuple[int, ...]) -> bool:
-    """Whether a chunk was written: its file exists, and its shard's index knows it."""
+    """Whether a chunk was written: its file exists, and its shard's index knows it.
+
+    Raises
+    ------
+    Corrupt
+        The file is shorter than the chunk says: zarr-python's blosc would read past the end of the buffer.
+    """
     path = head.path / head.key(_file_of(head, place))
     if not path.is_file():
         return False
-    if not head.index_at:
-        return True
-    counts = [f // c for f, c in zip(head.file, head.chunk, strict=True)]
-    number = 0
-    for at, count in zip(place, counts, strict=True):
-        number = number * count + at % count
-    length = 16 * math.prod(counts) + 4
     size = path.stat().st_size
-    if size < length:
-        raise Corrupt(f"shard {path.name} of {head.name} should hold its index.", found=f"{size} bytes.")
+    offset, length = 0, size
     with path.open("rb") as file:
-        file.seek((size - length if head.index_at == "end" else 0) + 16 * number)
-        offset, _ = struct.unpack("<QQ", file.read(16))
-    return offset != 2**64 - 1
+        if head.index_at:
+            counts = [f // c for f, c in zip(head.file, head.chunk, strict=True)]
+            number = 0
+            for at, count in zip(place, counts, strict=True):
+                number = number * count + at % count
+            index = 16 * math.prod(counts) + 4
+            if size < index:
+                raise _damaged(head, place, ValueError(f"{size} bytes, less than the shard's index"))
+            file.seek((size - index if head.index_at == "end" else 0) + 16 * number)
+            offset, length = struct.unpack("<QQ", file.read(16))
+            if (offset, length) == (2**64 - 1, 2**64 - 1):
+                return False
+        if head.blosc:
+            file.seek(offset)
+            start = file.read(16)
+            stated = struct.unpack("<I", start[12:])[0] if len(start) == 16 else 16
+            if stated > length or len(start) < 16:
+                raise _damaged(head, place, ValueError(f"{length} bytes where blosc states {stated}"))
+    if offset + length > size:
+        raise _damaged(head, place, ValueError(f"ends at byte {offset + length}, the file at {size}"))
+    return True

@@ -226,18 +226,18 @@ def _multiscale(path: Path) -> tuple[list[tuple[str, float | None]], list[tuple[
     image = _object(cast("list[Any]", listed)[0])
     try:
         axes = [_axis(axis) for axis in cast("list[Any]", image.get("axes") or [])]
+        names = [name for name, _ in axes]
+        if sorted(set(names)) != sorted(names) or not {"x", "y"} <= set(names):
+            raise Refused(
+                f"{path.name} should name its axes, y and x among them.",
+                found=", ".join(names) or "none.",
+                cause="a version before 0.4." if not names else "",
+            )
         datasets = [_dataset(_object(item), _object(image), len(axes)) for item in cast("list[Any]", image["datasets"])]
     except BrodmannError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Refused(f"multiscales of {path.name} should follow OME-Zarr 0.4 or 0.5.", found=repr(error)) from error
-    names = [name for name, _ in axes]
-    if sorted(set(names)) != sorted(names) or not {"x", "y"} <= set(names):
-        raise Refused(
-            f"{path.name} should name its axes, y and x among them.",
-            found=", ".join(names) or "none.",
-            cause="a version before 0.4." if not names else "",
-        )
     if not datasets:
         raise Refused(f"{path.name} should list data sets.", found="none.")
     return axes, datasets
