@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 
 from brodmann.errors import Usage
-from brodmann.patches.source import Source
+from brodmann.patches.source import Section, Source
 from brodmann.phantom.brain import grow
 from brodmann.phantom.cut import planes
+from brodmann.phantom.files import write
+from brodmann.phantom.known import truth
 from brodmann.phantom.section import PhantomSection, Rasters, mount
 from brodmann.phantom.sheet import Sheet
 from brodmann.space import PHANTOM
 
-__all__ = ["PhantomSection", "sections"]
+__all__ = ["PhantomSection", "sections", "truth", "write"]
 
 _VERSION = 1
 
@@ -64,13 +66,15 @@ def sections(
         if settings[name] <= 0:
             raise Usage(f"'{name}' of a phantom should be positive.", found=f"{settings[name]}.", do="give more.")
     template, rasters = Sheet.plant(seed), Rasters(cache_mb)
-    cut: list[PhantomSection] = []
+    cut: list[Section] = []
     for index in range(brains):
         brain = grow(template, seed=seed, index=index, registration_mm=registration_mm)
-        cut += [
-            mount(brain, plane, k, seed=seed, native_um=native_um, nuisance=nuisance, rasters=rasters,
-                  spacing_mm=spacing_mm)
-            for k, plane in enumerate(planes(brain, seed=seed, sections=sections_per_brain))
-        ]  # fmt: skip
+        for k, plane in enumerate(planes(brain, seed=seed, sections=sections_per_brain)):
+            cut.append(
+                mount(
+                    brain, plane, k, seed=seed, native_um=native_um, nuisance=nuisance, rasters=rasters,
+                    spacing_mm=spacing_mm,
+                )
+            )  # fmt: skip
     fingerprint = hashlib.sha256(f"phantom {_VERSION} {sorted(settings.items())}".encode()).hexdigest()
-    return Source(space=PHANTOM, sections=list(cut), fingerprint=fingerprint, name=f"phantom-{seed}", skipped=[])
+    return Source(space=PHANTOM, sections=cut, fingerprint=fingerprint, name=f"phantom-{seed}", skipped=[])

@@ -101,7 +101,7 @@ AREAS: tuple[Area, ...] = (
     ),
     # No layer IV; giant pyramids in Vb.
     Area(
-        name="M1", thickness_mm=3.7, texture=Texture(giants=9.0),
+        name="M1", thickness_mm=3.7, texture=Texture(giants=16.0),
         share=(0.08, 0.06, 0.19, 0.22, 0.0, 0.0, 0.0, 0.11, 0.17, 0.11, 0.06),
         density=(230, 1700, 850, 650, 650, 650, 650, 500, 480, 850, 550),
         size_um=(8, 11, 14, 17, 15, 15, 15, 16, 18, 15, 14),

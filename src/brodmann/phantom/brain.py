@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy import ndimage
 
 from brodmann.phantom import areas, sheet
 from brodmann.phantom.sheet import MARGIN_MM, STEP_MM, Sheet, Waves
@@ -79,16 +80,25 @@ def grow(template: Sheet, *, seed: int, index: int, registration_mm: float) -> B
     u, v = s + gain * wu(s, t), t + gain * wv(s, t)
     area = template.area(u, v, rng.normal(0, 22, len(areas.NAMES)))
     onehot = np.stack([(area == k).astype(np.float64) for k in range(len(areas.NAMES))])
-    weights = np.stack([gaussian_filter(w, BLEND_MM / STEP_MM) for w in onehot])
+    weights = np.stack([_smooth(w, BLEND_MM / STEP_MM) for w in onehot])
     axis = template.axis(u, v)
-    network = template.network(np.stack([gaussian_filter(w, 2.0 / STEP_MM) for w in onehot]), u, v)
+    network = template.network(np.stack([_smooth(w, 2.0 / STEP_MM) for w in onehot]), u, v)
     surface, curvature = _fold(rng, s, t)
     cyto = _cyto(rng, template, onehot, weights, axis, u, v, curvature)
     ru, rv, gain = sheet.displacement(stream(seed, "phantom", name, "registration"), registration_mm, 50, 110)
     true_mm = np.stack([u, v], axis=-1)
     registered = np.stack([u + gain * ru(u, v), v + gain * rv(u, v)], axis=-1)
-    border = np.stack([distance_transform_edt(area == k) for k in range(len(areas.NAMES))]).max(axis=0) * STEP_MM
+    border = (
+        np.stack([cast("Array", ndimage.distance_transform_edt(area == k)) for k in range(len(areas.NAMES))]).max(
+            axis=0
+        )
+        * STEP_MM
+    )
     return Brain(name, area, network, axis, surface, curvature, cyto, true_mm, registered, border)
+
+
+def _smooth(values: Array, sigma: float) -> Array:
+    return cast("Array", ndimage.gaussian_filter(values, sigma, mode="nearest"))
 
 
 def _cyto(
@@ -111,7 +121,7 @@ def _cyto(
         if layer >= 5:
             cyto[..., dense.start + k] += 0.10 * g[4]
     # Thickness blends over a wider zone than cells, or borders would show as notches in the pia.
-    wide = np.stack([gaussian_filter(w, 1.4 / STEP_MM) for w in onehot])
+    wide = np.stack([_smooth(w, 1.4 / STEP_MM) for w in onehot])
     thick = np.einsum("auv,a->uv", wide, areas.rows()[:, 0]) / wide.sum(axis=0)
     thick = thick * np.exp(0.05 * g[5] + 0.04 * own(v, u) + rng.normal(0, 0.04))
     mean = curvature[..., 0]
@@ -144,13 +154,19 @@ def _fold(rng: np.random.Generator, s: Array, t: Array) -> tuple[Array, Array]:
     # Without this every section would be pinned to the same height at the sheet's middle line.
     z = z - z.mean(axis=0) + 0.55 * bump(s, t) - (t - 20) ** 2 / 150
     position = np.stack([x, t - 20, z], axis=-1)
-    position = np.stack([gaussian_filter(position[..., k], 1.2, mode="nearest") for k in range(3)], axis=-1)
-    ds, dt = np.gradient(position, STEP_MM, axis=(0, 1))
+    position = np.stack([_smooth(position[..., k], 1.2) for k in range(3)], axis=-1)
+    ds, dt = _slopes(position)
     normal = np.cross(ds, dt)
     normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
-    ns, nt = np.gradient(normal, STEP_MM, axis=(0, 1))
+    ns, nt = _slopes(normal)
     surface = np.concatenate([position, ds, dt, normal, ns, nt], axis=-1)
     return surface, _curvature(ds, dt, ns, nt)
+
+
+def _slopes(values: Array) -> tuple[Array, Array]:
+    """Differentiate (n_u, n_v, 3) along both axes of the sheet, per mm."""
+    along = np.asarray(np.gradient(values, STEP_MM, axis=0), dtype=np.float64)
+    return along, np.asarray(np.gradient(values, STEP_MM, axis=1), dtype=np.float64)
 
 
 def _curvature(ds: Array, dt: Array, ns: Array, nt: Array) -> Array:

@@ -18,7 +18,7 @@ Cells = NDArray[np.float32]
 
 _BIN_UM = 8.0
 _GLIA_CORTEX, _GLIA_WHITE = 420.0, 1150.0  # per mm2 of section
-_GIANT_UM = 58.0
+_GIANT_UM = 52.0
 _COLUMN_MM, _ISLAND_MM, _CLUMP_MM = 0.11, 0.22, 0.15
 
 
@@ -152,7 +152,7 @@ def _place(field: Any, table: Any, layout: Any, pyramid: Any, layer_of: Any, see
                     if turn == 0:
                         if in_white or q[4] < row[edge0 + 7] or q[4] > row[edge0 + 8]:
                             continue
-                        k, r, taper = 8, 0.5 * _GIANT_UM * np.exp(0.16 * normal(state)) * 0.72, 1.0
+                        k, r, taper = 8, 0.5 * _GIANT_UM * np.exp(0.16 * normal(state)), 1.0
                     else:
                         glia = _GLIA_WHITE if in_white else _GLIA_CORTEX
                         if chance < glia:
@@ -182,7 +182,7 @@ def _place(field: Any, table: Any, layout: Any, pyramid: Any, layer_of: Any, see
                             spread = row[tex0 + 3]
                             # E[diameter2] stays the same whatever the spread, so optical density does too.
                             r = 0.5 * np.exp(row[size0 + k] + spread * normal(state) - spread * spread) * np.sqrt(grain)
-                            r = min(r, 24.0)
+                            r = min(r, 20.0)
                             filled = rate * 1e-6 * np.pi * (1.2 * r) ** 2
                             rate *= min(1.0 + 0.5 * filled + 0.25 * filled * filled, 1.35)
                             if chance - glia > rate:

@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from brodmann.phantom.brain import Brain
 from brodmann.phantom.sheet import LENGTH_MM, MARGIN_MM, STEP_MM, WIDTH_MM
@@ -126,20 +126,15 @@ def solve(brain: Brain, plane: Plane) -> Geometry:
     """
     n_x, n_y = int(plane.width_um / STEP_UM) + 2, int(plane.height_um / STEP_UM) + 2
     gy, gx = np.meshgrid(np.arange(n_y) * STEP_UM, np.arange(n_x) * STEP_UM, indexing="ij")
-    xyz = plane.place(np.stack([gx.ravel(), gy.ravel()], axis=1))
-    near = np.abs((brain.surface[..., :3] - plane.to_mm[:, 2]) @ plane.normal) < 6.0
-    near[1::2] = False
-    near[:, 1::2] = False
-    nodes = np.argwhere(near)
-    tree = cKDTree(brain.surface[nodes[:, 0], nodes[:, 1], :3])
+    xyz = plane.place(np.stack([gx.ravel(), gy.ravel()], axis=1).astype(np.float64))
+    nodes, tree = _nodes(brain, plane)
     # Far from cortex only the side matters, so there a coarse search will do.
     far, rough = tree.query(xyz.reshape(n_y, n_x, 3)[::4, ::4])
     hit = rough.repeat(4, axis=0).repeat(4, axis=1)[:n_y, :n_x].ravel()
     close = (far.repeat(4, axis=0).repeat(4, axis=1)[:n_y, :n_x] < 3.4).ravel()
     hit[close] = tree.query(xyz[close])[1]
-    start = nodes[hit] * STEP_MM - MARGIN_MM
-    table = np.concatenate([brain.surface, brain.curvature, brain.cyto[..., :1]], axis=-1)
-    field = _feet(xyz, start, table, plane.to_mm[:, 0] * 1000, plane.to_mm[:, 1] * 1000)
+    start = nodes[hit].astype(np.float64) * STEP_MM - MARGIN_MM
+    field = _feet(xyz, start, _table(brain), plane.to_mm[:, 0] * 1000, plane.to_mm[:, 1] * 1000)
     # White matter far below the sheet ends at the block's own faces, not where the sheet above it ends.
     ends = plane.project(brain.at(brain.surface[..., :3], plane.line_mm[[0, -1]]))[:, 0] / 1000
     block = np.minimum(gx.ravel() / 1000 - ends.min(), ends.max() - gx.ravel() / 1000)
@@ -149,6 +144,27 @@ def solve(brain: Brain, plane: Plane) -> Geometry:
     field[deeper, 7] = block[deeper]
     field[:, 7] = np.minimum(field[:, 7], (plane.floor_um - gy.ravel()) / 1000)
     return Geometry(field.reshape(n_y, n_x, 8).astype(np.float32))
+
+
+def feet(brain: Brain, plane: Plane, xy_um: Array) -> Array:
+    """Exact geometry of single places (n, 2) um; columns as `Geometry.field`, (n, 8) float64."""
+    xyz = plane.place(xy_um)
+    nodes, tree = _nodes(brain, plane)
+    start = nodes[tree.query(xyz)[1]].astype(np.float64) * STEP_MM - MARGIN_MM
+    return _feet(xyz, start, _table(brain), plane.to_mm[:, 0] * 1000, plane.to_mm[:, 1] * 1000)
+
+
+def _table(brain: Brain) -> Array:
+    return np.concatenate([brain.surface, brain.curvature, brain.cyto[..., :1]], axis=-1)
+
+
+def _nodes(brain: Brain, plane: Plane) -> tuple[NDArray[np.int64], KDTree]:
+    """Every other node of the surface near the plane: where the search for foot points starts."""
+    near = np.abs((brain.surface[..., :3] - plane.to_mm[:, 2]) @ plane.normal) < 6.0
+    near[1::2] = False
+    near[:, 1::2] = False
+    nodes = np.argwhere(near)
+    return nodes, KDTree(brain.surface[nodes[:, 0], nodes[:, 1], :3])
 
 
 @njit(cache=True, nogil=True)

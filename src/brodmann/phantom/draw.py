@@ -15,6 +15,7 @@ from brodmann.phantom.cut import STEP_UM, Geometry
 from brodmann.phantom.sheet import MARGIN_MM, STEP_MM
 
 Raster = NDArray[np.float32]
+Labels = Literal["layers", "areas"]
 
 _NEUROPIL, _WHITE = 0.085, 0.12
 
@@ -36,7 +37,7 @@ def density(
 
 
 def labels(
-    geometry: Geometry, brain: Brain, shape: tuple[int, int], pixel_um: float, what: Literal["layers", "areas"]
+    geometry: Geometry, brain: Brain, shape: tuple[int, int], pixel_um: float, what: Labels
 ) -> NDArray[np.uint8]:
     """Label image (h, w) uint8: layers (0 background, 1-6, 7 white matter) or areas (0, else 1 + index)."""
     area = brain.area if what == "areas" else brain.area[:0]

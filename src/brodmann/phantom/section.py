@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from brodmann.errors import Usage
 from brodmann.patches.resample import crop_affine, halve
-from brodmann.phantom import cells, draw, stain, truth
+from brodmann.phantom import cells, draw, known, stain
 from brodmann.phantom.brain import Brain
 from brodmann.phantom.cut import Geometry, Plane, solve
+from brodmann.phantom.draw import Labels
 from brodmann.samples import stream
 
 Array = NDArray[np.float64]
@@ -52,7 +53,7 @@ class PhantomSection:
     Attributes
     ----------
     points : DataFrame
-        Places along the mid-cortical line; see `truth.table` for the columns.
+        Places along the mid-cortical line; see `known.table` for the columns.
     """
 
     id: str
@@ -82,7 +83,7 @@ class PhantomSection:
         """Height of the image."""
         return self.plane.height_um
 
-    def place(self, xy_um: Array) -> Array:
+    def place(self, xy_um: NDArray[np.floating]) -> Array:
         """Section coordinates (n, 2) um -> (n, 3) mm in `space.PHANTOM`."""
         return self.plane.place(np.asarray(xy_um, dtype=np.float64))
 
@@ -99,7 +100,7 @@ class PhantomSection:
         whole = crop_affine(level, centre, centre, size, pixel_um / um, 0.0, fill)
         return whole[:, : int(np.ceil(self.height_um / pixel_um)), : int(np.ceil(self.width_um / pixel_um))]
 
-    def mask(self, what: Literal["layers", "areas"] = "layers", pixel_um: float | None = None) -> Image:
+    def mask(self, what: Labels = "layers", pixel_um: float | None = None) -> Image:
         """Label image (h, w) uint8 of the whole section.
 
         ``"layers"``: 0 background, 1-6 layers, 7 white matter. ``"areas"``: 0 outside cortex, else 1 + the area's
@@ -116,7 +117,7 @@ class PhantomSection:
 
     def crop_mask(
         self, x_um: float, y_um: float, *, size_px: int, pixel_um: float, angle_deg: float = 0.0,
-        what: Literal["layers", "areas"] = "layers",
+        what: Labels = "layers",
     ) -> Image:  # fmt: skip
         """Labels (size_px, size_px) uint8 under the patch that `crop` gives for the same arguments."""
         whole, turn = self.mask(what), np.deg2rad(angle_deg)
@@ -189,7 +190,7 @@ def mount(
     line = stain.ribbon(brain, plane)
     tubes = stain.vessels(line, stream(seed, "phantom", name, "vessels"), nuisance)
     dye = float(stream(seed, "phantom", brain.name, "dye").normal(0, 0.12 * nuisance))
-    points = truth.table(brain, plane, line, tubes, spacing_mm)
+    points = known.table(brain, plane, line, tubes, spacing_mm)
     return PhantomSection(
         id=name, subject=brain.name, native_um=native_um, brain=brain, plane=plane, seed=seed, nuisance=nuisance,
         dye=dye, rasters=rasters, points=points, ribbon=line, vessels=tubes,

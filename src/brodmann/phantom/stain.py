@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from brodmann.phantom.brain import Brain
 from brodmann.phantom.chance import compiled, white
@@ -66,13 +66,14 @@ def vessels(line: Ribbon, rng: np.random.Generator, nuisance: float) -> Array:
 
     rate = float(np.exp(rng.normal(0, 0.45)))
     for k in starts(0.5):  # penetrating arterioles and venules, winding down from the pia
-        depth = line.half_um[k] * rng.uniform(0.5, 2.3)
+        depth = float(line.half_um[k]) * rng.uniform(0.2, 1.1) * rng.uniform(0.6, 2.0)
         along = np.arange(0, depth, 45.0)
-        side = np.cumsum(rng.normal(0, 5.5, len(along))) + 0.12 * rng.normal() * along
+        bend = gaussian_filter1d(rng.normal(0, 60, len(along) + 8), 4.0)[4 : len(along) + 4]
+        side = bend - bend[0] + 0.15 * rng.normal() * along
         start = line.xy_um[k] + line.up[k] * line.half_um[k]
         across = np.array([-line.up[k, 1], line.up[k, 0]])
         path = start - along[:, None] * line.up[k] + side[:, None] * across
-        radius = np.exp(rng.normal(2.6, 0.4)) * np.linspace(1.15, 0.6, len(path))
+        radius = np.exp(rng.normal(2.3, 0.45)) * np.linspace(1.2, 0.5, len(path))
         pieces.append(np.column_stack([path[:-1], path[1:], radius[1:], 3.0 + 0.12 * radius[1:]]))
     for k in starts(14.0):  # cross and oblique cuts
         at = line.xy_um[k] + line.up[k] * line.half_um[k] * rng.uniform(-1.9, 0.98)
@@ -112,7 +113,7 @@ def spoil(od: NDArray[np.float32], pixel_um: float, rng: np.random.Generator, dy
         _mark(od, path / mm, rng.uniform(0.04, 0.12) / mm, 1.9, int(rng.integers(1 << 60)))
     for path in tears:
         _mark(od, path / mm, rng.uniform(0.03, 0.10) / mm, 0.02, int(rng.integers(1 << 60)))
-    blur = (1.5 + nuisance * abs(rng.normal(0, 6.0))) / pixel_um
+    blur = (1.5 + nuisance * abs(rng.normal(0, 4.0))) / pixel_um
     if blur > 0.15:
         od = cast("NDArray[np.float32]", gaussian_filter(od, blur, truncate=3.0))
     noise = 0.8 + nuisance * rng.uniform(0.8, 2.6)

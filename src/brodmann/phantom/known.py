@@ -2,19 +2,54 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from brodmann.phantom import areas
 from brodmann.phantom.brain import Brain
-from brodmann.phantom.cut import Plane
+from brodmann.phantom.cut import Plane, feet
 from brodmann.phantom.sheet import LENGTH_MM, NETWORKS, WIDTH_MM
 from brodmann.phantom.stain import Ribbon
 
+if TYPE_CHECKING:
+    from brodmann.phantom.section import PhantomSection
+
 Array = NDArray[np.float64]
 _REACH_UM = 1500.0
+
+
+def truth(section: PhantomSection, xy_um: Array) -> pd.DataFrame:
+    """Everything known of places on a section, cortical or not.
+
+    Parameters
+    ----------
+    section : PhantomSection
+    xy_um : (n, 2) float
+        Places on the section, um from its top left corner.
+
+    Returns
+    -------
+    DataFrame
+        The columns of `PhantomSection.points` (see `table`), and ``layer`` (0 outside, 1-6, 7 white matter) and
+        ``depth`` (equivolumetric, 0 pia to 1 white matter). Columns that describe cortex hold the values of the
+        nearest cortex where ``layer`` is 7, and mean nothing where it is 0.
+    """
+    xy = np.asarray(xy_um, dtype=np.float64).reshape(-1, 2)
+    field = feet(section.brain, section.plane, xy)
+    here = section.brain.at(section.brain.surface[..., 9:12], field[:, :2])
+    normal = here / np.linalg.norm(here, axis=1, keepdims=True)
+    sine = np.clip(np.abs(normal @ section.plane.normal), 0, 1)
+    known = describe(section.brain, section.plane, field[:, :2], xy, field[:, 5:7], sine, section.vessels)
+    edges = section.brain.at(section.brain.cyto[..., areas.EDGES], field[:, :2])
+    layer = areas.LAYER_OF[np.minimum((field[:, 4:5] > edges).sum(axis=1), len(areas.LAYER_OF) - 1)]
+    layer = np.where(field[:, 2] < -field[:, 3], 7, layer)
+    known["layer"] = np.where((field[:, 2] > field[:, 3]) | (field[:, 7] < 0), 0, layer)
+    known["depth"] = field[:, 4]
+    return known
 
 
 def table(brain: Brain, plane: Plane, line: Ribbon, tubes: Array, spacing_mm: float) -> pd.DataFrame:
@@ -30,7 +65,12 @@ def table(brain: Brain, plane: Plane, line: Ribbon, tubes: Array, spacing_mm: fl
     pick = np.arange(0, len(line.xy_um), max(1, round(spacing_mm / 0.05)))
     st = line.line_mm[pick]
     pick = pick[(st[:, 0] >= 0) & (st[:, 0] <= LENGTH_MM) & (st[:, 1] >= 0) & (st[:, 1] <= WIDTH_MM)]
-    st, xy, up = line.line_mm[pick], line.xy_um[pick], line.up[pick]
+    sine = np.sqrt(1 - np.clip(line.cosine[pick], 0, 1) ** 2)
+    return describe(brain, plane, line.line_mm[pick], line.xy_um[pick], line.up[pick], sine, tubes)
+
+
+def describe(brain: Brain, plane: Plane, st: Array, xy: Array, up: Array, sine: Array, tubes: Array) -> pd.DataFrame:
+    """Columns of `table` for places ``xy`` (n, 2) um whose foot points on the sheet are ``st`` (n, 2) mm."""
     registered, true, xyz = brain.at(brain.registered_mm, st), brain.at(brain.true_mm, st), plane.place(xy)
     columns: dict[str, object] = {
         "x_um": xy[:, 0], "y_um": xy[:, 1], "angle_deg": np.rad2deg(np.arctan2(up[:, 0], -up[:, 1])),
@@ -40,7 +80,7 @@ def table(brain: Brain, plane: Plane, line: Ribbon, tubes: Array, spacing_mm: fl
         "network": np.asarray(NETWORKS)[brain.nearest(brain.network, st)],
         "axis": brain.at(brain.axis, st),
         "curvature": brain.at(brain.curvature[..., 0], st),
-        "cutting_angle_deg": np.rad2deg(np.arccos(np.clip(line.cosine[pick], 0, 1))),
+        "cutting_angle_deg": np.rad2deg(np.arcsin(sine)),
         "border_mm": brain.at(brain.border_mm, st),
         "vessel": _vessel_fraction(xy, tubes),
     }  # fmt: skip
@@ -74,7 +114,7 @@ def _vessel_fraction(xy_um: Array, tubes: Array) -> Array:
     middle = (tubes[:, :2] + tubes[:, 2:4]) / 2
     outer = tubes[:, 4] + tubes[:, 5]
     length = np.linalg.norm(tubes[:, 2:4] - tubes[:, :2], axis=1)
-    # A lone disc counts as one; pieces of a chain share their ends.
-    size = 2 * outer * length + np.where(length > 40, 0.0, np.pi * outer**2)
-    hits = cKDTree(middle).query_ball_point(xy_um, _REACH_UM)
+    # A lone piece has two round ends; pieces of a chain, 45 um or longer, share theirs.
+    size = 2 * outer * length + np.where(length >= 45, 0.0, np.pi * outer**2)
+    hits = KDTree(middle).query_ball_point(xy_um, _REACH_UM)
     return np.array([size[hit].sum() for hit in hits]) / (np.pi * _REACH_UM**2)
