@@ -169,7 +169,7 @@ def describe(split: Split, made: Sequence[Fold]) -> str:
 
 
 def _order(places: pd.DataFrame, group: NDArray[np.object_], split: Split) -> list[str]:
-    """Groups in the order in which they are dealt to the folds."""
+    """Sort groups into the order in which they are dealt to the folds."""
     names = sorted(set(group.tolist()))
     if split.by != "section":
         return names

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from rich.table import Table
 
+from brodmann import atomic
 from brodmann.errors import Corrupt, Usage
 
 
@@ -65,7 +66,7 @@ class Score:
         Rivals under the same folds and the same probe, and nulls.
     gains : mapping of str to Estimate
         Headline value minus each rival, paired over the same bootstrap draws: decided when the interval excludes 0.
-    extra : mapping of str to Estimate
+    more : mapping of str to Estimate
         Further measures.
     classes : tuple of str
         Classes in sorted order; empty for a numeric target.
@@ -96,7 +97,7 @@ class Score:
     seed: int = 0
     baselines: Mapping[str, Estimate] = field(default_factory=lambda: dict[str, Estimate]())
     gains: Mapping[str, Estimate] = field(default_factory=lambda: dict[str, Estimate]())
-    extra: Mapping[str, Estimate] = field(default_factory=lambda: dict[str, Estimate]())
+    more: Mapping[str, Estimate] = field(default_factory=lambda: dict[str, Estimate]())
     classes: tuple[str, ...] = ()
     per_class: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: dict[str, dict[str, float]]())
     confusion: tuple[tuple[int, ...], ...] = ()
@@ -125,7 +126,7 @@ class Score:
             shown = f"{gain.value:+.3f} {_interval(gain.low, gain.high)}" if gain else ""
             table.add_row(name, f"{rival.value:.3f}", _interval(rival.low, rival.high), shown, rival.note)
         table.add_section()
-        for name, measure in self.extra.items():
+        for name, measure in self.more.items():
             table.add_row(name, f"{measure.value:.3f}", _interval(measure.low, measure.high), "", measure.note)
         return table
 
@@ -134,7 +135,7 @@ class Score:
         values: dict[str, Any] = {"format": 1}
         for name in self.__dataclass_fields__:
             values[name] = getattr(self, name)
-        for name in ("baselines", "gains", "extra"):
+        for name in ("baselines", "gains", "more"):
             rivals = cast("Mapping[str, Estimate]", values[name])
             values[name] = {key: {**rival.__dict__} for key, rival in rivals.items()}
         values["ids"] = [str(name) for name in self.predicted.index]
@@ -155,7 +156,7 @@ class Score:
             values = cast("dict[str, Any]", json.loads(text))
             if values.pop("format") != 1:
                 raise Corrupt(f"{where} should be of format 1.", do="read it with the version that wrote it.")
-            for name in ("baselines", "gains", "extra"):
+            for name in ("baselines", "gains", "more"):
                 values[name] = {key: Estimate(**_numbers(rival)) for key, rival in values[name].items()}
             ids = pd.Index(values.pop("ids"), dtype=object, name="id")
             for name in ("classes", "folds", "remarks"):
@@ -175,10 +176,7 @@ class Score:
         target = "".join(c if c.isalnum() or c in "._-" else "_" for c in self.target)
         path = Path(run) / "scores" / f"{self.task}-{target}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Written aside and renamed, so that a power cut leaves the old score or the new one.
-        aside = path.with_suffix(".partial")
-        aside.write_text(self.to_json(), encoding="utf-8")
-        aside.replace(path)
+        atomic.write_text(path, self.to_json())
         return path
 
     @classmethod

@@ -1,0 +1,396 @@
+"""Areas: whether they can be read out of features of tissue that the readout never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from brodmann import splits
+from brodmann.errors import Refused
+from brodmann.recipe import Split
+from brodmann.samples import stream
+from brodmann.splits import Fold
+from brodmann.tasks import _metrics as metrics
+from brodmann.tasks import _rivals as rivals
+from brodmann.tasks import _rows
+from brodmann.tasks._probe import fit_predict
+from brodmann.tasks._score import Estimate, Score
+
+Codes = NDArray[np.int64]
+Parts = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
+
+NULLS = 8
+_NULL_ROWS = 4000
+_DRAWS = 5
+_FIXED_PENALTY = 1e-2
+
+
+def areas(
+    table: AnnData,
+    target: str,
+    split: Split,
+    *,
+    probe: Literal["linear", "knn"] = "linear",
+    seed: int = 0,
+    min_per_class: int = 30,
+    compare: bool = True,
+    extra_tables: Mapping[str, AnnData] | None = None,
+    fewer_labels: Sequence[int] = (),
+    border_mm: float | None = None,
+    folds: Sequence[Fold] | None = None,
+) -> Score:
+    """Score how well a simple readout of the features names the area of held-out tissue.
+
+    The headline is macro-F1 over all held-out rows of all folds. Every rival goes through the same folds and the same
+    probe: position alone, the features that came with the table (untrained encoder, statistics, profiles), other
+    tables, chance, and a spatial null.
+
+    Parameters
+    ----------
+    table : AnnData
+        Feature table; ``obs`` with id, subject, section, x_mm, y_mm, z_mm and the target.
+    target : str
+        A column of ``obs``; empty and missing values take no part.
+    split : Split
+        What is held out whole.
+    probe : {"linear", "knn"}
+        Multinomial logistic regression, or 15 nearest rows by cosine.
+    seed : int
+        Key of every draw.
+    min_per_class : int
+        Classes with fewer rows are left out.
+    compare : bool
+        False computes the headline alone.
+    extra_tables : mapping of str to AnnData, optional
+        Rivals embedded from the same samples (SimCLR, from scratch ...), by name.
+    fewer_labels : sequence of int
+        Also give macro-F1 from so many training labels (balanced over classes, mean of 5 draws).
+    border_mm : float, optional
+        A wrong answer that is true within this distance counts as right in the border-tolerant accuracy; by default
+        twice the median distance between neighbouring rows.
+    folds : sequence of Fold, optional
+        Use these folds; they are proven against ``split`` first.
+
+    Returns
+    -------
+    Score
+        With predictions for the held-out rows.
+
+    Raises
+    ------
+    Leak
+        Train and test share a group or a buffered neighbourhood.
+    Refused
+        Too few groups or classes, features that are not finite, a rival that lacks rows.
+    Usage
+        No such target.
+    """
+    obs = _rows.places(table)
+    made = _rows.check_folds(table, split, None if folds is None else list(folds))
+    known = _rows.labelled(table, target, split, min_per_class=min_per_class)
+    codes, size = known.codes, len(known.classes)
+    parts = _parts(made, codes)
+    tested = np.concatenate([test for _, test in parts])
+    group = splits.groups(obs, split)
+    brain = _rows.brains(table)
+    x = _rows.features(table)
+
+    def read_out(features: NDArray[np.float32]) -> Codes:
+        return np.concatenate(
+            [fit_predict(probe, features[a], codes[a], group[a], features[b], seed)[0] for a, b in parts]
+        )
+
+    said = read_out(x)
+    truth = codes[tested]
+    cluster, unit, remarks = _clusters(obs, split, tested)
+    boot = metrics.Bootstrap.of(cluster, seed)
+    matrix = metrics.confusion(truth, said, size)
+    draws = boot.confusions(truth, said, size)
+    headline = metrics.macro_f1(draws)
+    value = float(metrics.macro_f1(matrix))
+    overall = metrics.estimate(value, headline)
+    more = {
+        "balanced accuracy": metrics.estimate(
+            float(metrics.balanced_accuracy(matrix)), metrics.balanced_accuracy(draws), f"chance {1 / size:.2f}"
+        ),
+        "accuracy": metrics.estimate(float(metrics.accuracy(matrix)), metrics.accuracy(draws)),
+        **_borders(obs, brain, codes, tested, said, border_mm),
+    }
+    remarks = [*known.remarks, *remarks, *_caveats(table, split, extra_tables or {})]
+    found: dict[str, Codes] = {}
+    against: dict[str, Estimate] = {}
+    gains: dict[str, Estimate] = {}
+    if compare:
+        given = {**_rows.baselines(table)}
+        given |= {name: _rows.aligned(table, other, name) for name, other in (extra_tables or {}).items()}
+        coordinates = _where(obs)
+        form, position = _best_position(coordinates, codes, group, parts, size, seed, truth)
+        found["coordinates only"] = position
+        found |= {name: read_out(features) for name, features in given.items()}
+        found["chance"] = rivals.chance(codes, parts, seed)
+        notes = {
+            "coordinates only": f"best form on the held-out rows: {form}",
+            "chance": "labels drawn with the class shares of the training rows",
+        }
+        for name, rival in found.items():
+            against[name], gains[name] = _rival(value, headline, truth, rival, size, boot, notes.get(name, ""))
+        more |= _together(x, given, coordinates, codes, group, parts, found, truth, size, boot, seed, read_out)
+        against["spatial null"], more["features, as the null"] = _null(x, obs, brain, codes, made, size, probe, seed)
+        if against["coordinates only"].value >= value:
+            remarks.append(
+                "position alone names these areas at least as well as the features do; an atlas's labels are "
+                "a function of position"
+            )
+        for count in fewer_labels:
+            more[f"macro-F1 from {count} labels"] = _few(x, codes, parts, size, count, probe, seed)
+            for name, features in given.items():
+                more[f"{name} from {count} labels"] = _few(features, codes, parts, size, count, probe, seed)
+    names = _rows.ids(table)[tested]
+    about = _rows.about(table)
+    return Score(
+        task="areas",
+        target=target,
+        metric="macro-F1",
+        value=value,
+        interval=(overall.low, overall.high),
+        n=len(tested),
+        n_groups=boot.times.shape[1],
+        cluster=unit,
+        what=str(about.get("system", "rows")),
+        split=splits.describe(split, made),
+        folds=tuple(fold.name for fold in made),
+        probe=probe,
+        seed=seed,
+        baselines=against,
+        gains=gains,
+        more=more,
+        classes=known.classes,
+        per_class=_per_class(matrix, known.classes),
+        confusion=tuple(tuple(int(v) for v in row) for row in matrix),
+        predicted=_series(known.classes, said, names, "predicted"),
+        truth=_series(known.classes, truth, names, "truth"),
+        recipe_hash=str(about.get("recipe_hash", "")),
+        data_fingerprint=str(about.get("data_fingerprint", "")),
+        remarks=tuple(remarks),
+    )
+
+
+def _parts(made: list[Fold], codes: Codes) -> Parts:
+    """Labelled training and test rows of each fold that can be learned and tested."""
+    parts = [(fold.train[codes[fold.train] >= 0], fold.test[codes[fold.test] >= 0]) for fold in made]
+    parts = [(train, test) for train, test in parts if len(test)]
+    bare = [fold.name for fold in made if not (codes[fold.train] >= 0).any()]
+    if not parts or bare:
+        raise Refused(
+            "every fold should hold labelled rows to learn from, and some to test.",
+            found=f"none to learn from with {bare[0]}." if bare else "no labelled row is held out.",
+            do="choose another fold, or a split whose groups are labelled.",
+        )
+    return parts
+
+
+def _clusters(obs: pd.DataFrame, split: Split, tested: NDArray[np.int64]) -> tuple[NDArray[np.object_], str, list[str]]:
+    """Names of the units that the bootstrap draws, what they are called, and what that limits."""
+    n_brains = obs["subject"].iloc[tested].nunique()
+    by = split.by
+    remarks: list[str] = []
+    if by == "brain" and n_brains < 5:
+        by = "section"
+        remarks.append(f"{n_brains} held-out brains are too few to draw from: the interval is over their sections")
+    elif by != "brain" and n_brains == 1:
+        remarks.append("one brain: nothing here says how the features do on another")
+    names = splits.groups(obs, Split(by=by, block_mm=split.block_mm))[tested]
+    count = len(np.unique(names.astype(str)))
+    if count < 8:
+        remarks.append(f"an interval from {count} {by}s is rough")
+    return names, f"{by}s", remarks
+
+
+def _caveats(table: AnnData, split: Split, extra_tables: Mapping[str, AnnData]) -> list[str]:
+    remarks = [_rows.exposure(table, split)]
+    remarks += [_rows.exposure(other, split, f"the encoder of '{name}'") for name, other in extra_tables.items()]
+    if split.by == "block" and split.buffer_mm == 0:
+        remarks.append("blocks touch: images at their borders overlap training images; set split.buffer_mm")
+    if cast("Mapping[str, Any]", table.uns.get("space", {})).get("name") == "unregistered":
+        remarks.append("sections are not registered: 'coordinates only' means the position within a section")
+    return [text for text in remarks if text]
+
+
+def _where(obs: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
+    """Every set of coordinates there is, by name."""
+    best, name = metrics.coordinates(obs)
+    return {name: best} | ({"space": splits.positions(obs)} if name == "sheet" else {})
+
+
+def _best_position(
+    where: dict[str, NDArray[np.float64]], codes: Codes, group: Any, parts: Parts, size: int, seed: int, truth: Codes
+) -> tuple[str, Codes]:
+    """Take the strongest form of the coordinates-only rival: choosing it on the held-out rows favours the rival."""
+    forms = rivals.from_position(where, codes, group, parts, size, seed)
+    values = {name: float(metrics.macro_f1(metrics.confusion(truth, said, size))) for name, said in forms.items()}
+    best = max(values, key=lambda name: values[name])
+    return best, forms[best]
+
+
+def _rival(
+    value: float,
+    headline: NDArray[np.float64],
+    truth: Codes,
+    said: Codes,
+    size: int,
+    boot: metrics.Bootstrap,
+    note: str = "",
+) -> tuple[Estimate, Estimate]:
+    """Value of a rival, and the headline's gain over it, paired over the bootstrap draws."""
+    own = float(metrics.macro_f1(metrics.confusion(truth, said, size)))
+    draws = metrics.macro_f1(boot.confusions(truth, said, size))
+    return metrics.estimate(own, draws, note), metrics.estimate(value - own, headline - draws)
+
+
+def _together(
+    x: NDArray[np.float32],
+    given: Mapping[str, NDArray[np.float32]],
+    where: Mapping[str, NDArray[np.float64]],
+    codes: Codes,
+    group: Any,
+    parts: Parts,
+    found: Mapping[str, Codes],
+    truth: Codes,
+    size: int,
+    boot: metrics.Bootstrap,
+    seed: int,
+    read_out: Any,
+) -> dict[str, Estimate]:
+    """Features joined with statistics and with position, and what they add to each."""
+    pairs: dict[str, tuple[Codes, str]] = {}
+    if "statistics" in given:
+        pairs["statistics + features"] = read_out(np.hstack([x, given["statistics"]])), "statistics"
+    xy = next(iter(where.values()))
+    joined: list[Codes] = []
+    alone: list[Codes] = []
+    for train, test in parts:
+        smooth = rivals.place_features(xy, train, seed)
+        both = np.hstack([smooth, x])
+        joined.append(fit_predict("linear", both[train], codes[train], group[train], both[test], seed)[0])
+        alone.append(fit_predict("linear", smooth[train], codes[train], group[train], smooth[test], seed)[0])
+    pairs["coordinates + features"] = np.concatenate(joined), "coordinates"
+    before = {**found, "coordinates": np.concatenate(alone)}
+    result: dict[str, Estimate] = {}
+    for name, (said, without) in pairs.items():
+        own = float(metrics.macro_f1(metrics.confusion(truth, said, size)))
+        draws = metrics.macro_f1(boot.confusions(truth, said, size))
+        _, gain = _rival(own, draws, truth, before[without], size, boot)
+        over = "the same linear readout of coordinates" if without == "coordinates" else without
+        note = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over {over} ({own - gain.value:.3f})"
+        result[name] = metrics.estimate(own, draws, note)
+    return result
+
+
+def _null(
+    x: NDArray[np.float32],
+    obs: pd.DataFrame,
+    brain: NDArray[np.object_],
+    codes: Codes,
+    made: Sequence[Fold],
+    size: int,
+    probe: Literal["linear", "knn"],
+    seed: int,
+) -> tuple[Estimate, Estimate]:
+    """Spatial null and, beside it, the features' own value at the null's smaller training budget."""
+    where, _ = metrics.coordinates(obs)
+
+    def value(labels: Codes, train: NDArray[np.int64], test: NDArray[np.int64]) -> float:
+        said, _ = fit_predict(probe, x[train], labels[train], brain[train], x[test], seed, penalty=_FIXED_PENALTY)
+        return float(metrics.macro_f1(metrics.confusion(labels[test], said, size)))
+
+    usable = [fold for fold in made if (codes[fold.test] >= 0).any()]
+    moved, true = rivals.null_draws(value, where, brain, codes, usable, repeats=NULLS, rows=_NULL_ROWS, seed=seed)
+    low, high = np.percentile(moved, [5, 95])
+    text = f"labels moved through the brain, {NULLS} times; mean, 5th and 95th percentile"
+    same = f"on {_NULL_ROWS} training rows of one fold at a time, as the spatial null"
+    return (
+        Estimate(float(moved.mean()), float(low), float(high), text),
+        Estimate(float(true.mean()), float(true.min()), float(true.max()), same),
+    )
+
+
+def _few(
+    x: NDArray[np.float32],
+    codes: Codes,
+    parts: Parts,
+    size: int,
+    count: int,
+    probe: Literal["linear", "knn"],
+    seed: int,
+) -> Estimate:
+    """Macro-F1 from few labels, balanced over classes: mean, least and most of the draws."""
+    values: list[float] = []
+    for draw in range(_DRAWS):
+        matrix = np.zeros((size, size), dtype=np.int64)
+        for number, (train, test) in enumerate(parts):
+            rng = stream(seed, "few labels", count, draw, number)
+            mixed = rng.permutation(train)
+            order = codes[mixed]
+            each = max(count // size, 1)
+            some = np.concatenate([mixed[order == k][:each] for k in range(size)])
+            said, _ = fit_predict(probe, x[some], codes[some], some, x[test], seed, penalty=_FIXED_PENALTY)
+            matrix += metrics.confusion(codes[test], said, size)
+        values.append(float(metrics.macro_f1(matrix)))
+    return Estimate(
+        float(np.mean(values)), min(values), max(values), f"mean, least and most of {_DRAWS} balanced draws"
+    )
+
+
+def _borders(
+    obs: pd.DataFrame,
+    brain: NDArray[np.object_],
+    codes: Codes,
+    tested: NDArray[np.int64],
+    said: Codes,
+    border_mm: float | None,
+) -> dict[str, Estimate]:
+    """Border-tolerant accuracy, and how near to a border the errors lie."""
+    where, kind = metrics.coordinates(obs)
+    known = np.flatnonzero(codes >= 0)
+    at = np.searchsorted(known, tested)
+    where, owner, labels = where[known], brain[known], codes[known]
+    reach = 2 * metrics.spacing(where, owner) if border_mm is None else border_mm
+    wrong = said != labels[at]
+    near = np.zeros(len(at), dtype=bool)
+    near[wrong] = metrics.class_distance(where, owner, labels, at[wrong], said[wrong]) <= reach
+    result = {
+        "border-tolerant accuracy": Estimate(
+            float((near | ~wrong).mean()), note=f"right, or true within {reach:.2g} mm (in the {kind})"
+        )
+    }
+    distance = metrics.border_distance(where, owner, labels, at)
+    for name, some in (("errors to border, mm", distance[wrong]), ("all rows to border, mm", distance)):
+        some = some[np.isfinite(some)]
+        if len(some):
+            low, middle, high = np.percentile(some, [25, 50, 75])
+            result[name] = Estimate(float(middle), float(low), float(high), "median and quartiles")
+    return result
+
+
+def _per_class(matrix: NDArray[np.int64], classes: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    right = np.diag(matrix).astype(float)
+    true, said = matrix.sum(axis=1), matrix.sum(axis=0)
+    f1 = metrics.per_class_f1(matrix)
+    return {
+        name: {
+            "precision": float(right[i] / said[i]) if said[i] else float("nan"),
+            "recall": float(right[i] / true[i]) if true[i] else float("nan"),
+            "f1": float(f1[i]),
+            "n": int(true[i]),
+        }
+        for i, name in enumerate(classes)
+    }
+
+
+def _series(classes: tuple[str, ...], codes: Codes, names: NDArray[np.object_], title: str) -> pd.Series:
+    return pd.Series(np.array(classes, dtype=object)[codes], index=pd.Index(names, name="id"), name=title, dtype=object)
