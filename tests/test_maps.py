@@ -201,6 +201,11 @@ def test_ome_zarr_reopens_with_scale_values_and_names(found: tuple[ad.AnnData, l
         assert [names[v] for v in values[tuple(at.T)]] == list(here["area"])
         image = root[level["path"]]
         assert image.shape == (1, *values.shape)
+        middle = values[np.rint((2000 - shift[0]) / scale[0]).astype(int)]
+        steps = np.flatnonzero((middle[1:] != middle[:-1]) & (middle[1:] > 0) & (middle[:-1] > 0))
+        borders = shift[1] + scale[1] * (steps + 0.5)  # halfway between samples, 250 um apart from 500 um on
+        assert len(borders) == len(NAMES) - 1
+        assert np.abs((borders - 625 + 125) % 250 - 125).max() <= scale[1] / 2 + 1e-6
     outer = root.attrs["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]["scale"]
     assert outer == [1.0, pixel, pixel]
     again = label_image(table, "area", section, out=path, pixel_um=pixel, name="area")
