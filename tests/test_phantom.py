@@ -58,12 +58,17 @@ def _profile(source, area):
     return np.mean(mean, axis=0)
 
 
-def _content(sections, area):
+@pytest.fixture(scope="module")
+def drawn(clean):
+    """Neurons and both label images of four sections."""
+    return [(_neurons(s), s.mask("layers"), s.mask("areas")) for s in clean.sections[1:5]]
+
+
+def _content(drawn, area):
     """Stained area per layer as shares of their sum, and variance / mean of counts in 112-um boxes of layer III."""
     stained, counts = np.zeros(7), []
-    for section in sections:
-        placed = _neurons(section)
-        layer, where = section.mask("layers"), section.mask("areas") == 1 + areas.NAMES.index(area)
+    for placed, layer, area_of in drawn:
+        where = area_of == 1 + areas.NAMES.index(area)
         row, column = (np.floor(placed[:, k] / 16).astype(int) for k in (1, 0))
         mine = where[row, column]
         mass = np.bincount(layer[row, column][mine], placed[mine, 2].astype(float) ** 2, minlength=8)[:7]
@@ -213,14 +218,14 @@ def test_striate_band_is_pale_and_motor_has_giants_but_no_layer_four(clean) -> N
 
 
 @pytest.mark.parametrize(("plain", "textured"), [("S1", "S2"), ("P1", "P2")])
-def test_twins_share_the_mean_profile_but_not_the_texture(clean, plain, textured) -> None:
+def test_twins_share_the_mean_profile_but_not_the_texture(drawn, plain, textured) -> None:
     layout = areas.rows()
     a, b = (layout[areas.NAMES.index(name)] for name in (plain, textured))
     np.testing.assert_array_equal(a[: areas.TEXTURE.start], b[: areas.TEXTURE.start])
     assert not np.array_equal(a[areas.TEXTURE], b[areas.TEXTURE])
-    (share_a, rough_a), (share_b, rough_b) = (_content(clean.sections[1:5], name) for name in (plain, textured))
+    (share_a, rough_a), (share_b, rough_b) = (_content(drawn, name) for name in (plain, textured))
     np.testing.assert_allclose(share_a, share_b, atol=0.06)
-    stranger, _ = _content(clean.sections[1:5], "M1")
+    stranger, _ = _content(drawn, "M1")
     assert np.abs(share_a - stranger).max() > 0.12
     assert rough_b > 1.5 * rough_a
 

@@ -228,5 +228,6 @@ def _feet(xyz: Array, start: Array, table: Array, ex: Array, ey: Array) -> Array
         out[p, 0], out[p, 1], out[p, 2], out[p, 3] = s, t, d, half
         out[p, 4] = min(max((top - here) / max(top - bottom, 1e-6), 0.0), 1.0)
         out[p, 5], out[p, 6] = ux / norm, uy / norm
-        out[p, 7] = min(min(s + MARGIN_MM, s_max - s), min(t + MARGIN_MM, t_max - t))
+        # A foot that was held back at the rim lies outside the block, hence the small allowance.
+        out[p, 7] = min(min(s + MARGIN_MM, s_max - s), min(t + MARGIN_MM, t_max - t)) - 0.05
     return out
