@@ -167,8 +167,13 @@ def _scores(shown: Sequence[Shown]) -> str:
         rows[0] += [""] if notes else []
         parts.append(f"<h3>{text(score.name)}</h3>" + table(head, rows, caption=words, ours=0))
         if score.more:
-            also = [[name, digits(item.value, 3), item.interval(3), item.note] for name, item in score.more.items()]
-            parts.append(table(["Other numbers of the same predictions", "value", "95 % interval", "note"], also))
+            said = any(item.note for item in score.more.values())
+            also = [
+                [name, digits(item.value, 3), item.interval(3), *([item.note] if said else [])]
+                for name, item in score.more.items()
+            ]
+            columns = ["Other numbers of the same predictions", "value", "95 % interval", *(["note"] if said else [])]
+            parts.append(table(columns, also))
         if score.per_class:
             measures = list(next(iter(score.per_class.values())))
             each = [

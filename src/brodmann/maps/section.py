@@ -108,8 +108,9 @@ def paint(
             axes.set_title(name)
             write_names(axes, values, key, mm_per_pixel=pixel / 1000, inches=tall)
         scale_bar(panels[0], width)
-        here = samples_of(table, predicted, picture)[1]
-        note = f"{thousands(int(here.notna().sum()), 'samples')}, pixel {pixel:.3g} µm"
+        xy, here = samples_of(table, predicted, picture)
+        reach = reach_um or visible_reach_um(xy, picture)
+        note = f"{thousands(int(here.notna().sum()), 'samples')}, drawn up to {reach / 1000:.2g} mm around each"
         if true is not None:
             outline(panels[0], (rasters[0] != rasters[1]) & (rasters[0] > 0) & (rasters[1] > 0), pixel / 1000)
             both = true.loc[here.index]
