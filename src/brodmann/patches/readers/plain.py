@@ -14,8 +14,8 @@ from brodmann.errors import BrodmannError, Corrupt, Refused
 from brodmann.patches.image import Cache
 from brodmann.patches.resample import Pixels, halve
 
-LIMIT_PX = 400_000_000
-"""Largest image that is decoded whole."""
+LIMIT_PX = 200_000_000
+"""Largest image that is decoded whole; in colour and with its pyramid it still fits the cache."""
 DECODED = Cache(limit_mb=1000)
 """Decoded images and their reduced levels, shared by all sections of the process."""
 _PNG = b"\x89PNG\r\n\x1a\n"
