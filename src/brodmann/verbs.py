@@ -179,43 +179,63 @@ def embed(
     samples = module.samples(source, recipe, part="all")
     _tell_skipped(say, samples.skipped)
     made = module.controls(recipe) if controls else {}
-    key = f"{run.recipe_hash}/{samples.fingerprint}/{sorted(made)}"
+    if _has_table(run, samples.fingerprint, set(made)):
+        say(f"{run.path} holds this table already; nothing to do.")
+        return features.read(run.path / "features.zarr")
+    key = f"{run.recipe_hash}/{samples.fingerprint}/{'+'.join(sorted(made))}"
     with compute.team(), run.lock() if compute.rank() == 0 else contextlib.nullcontext():
-        ledger = Ledger(run.path, rows=len(samples), shard_rows=_SHARD_ROWS, key=key)
+        if compute.rank() > 0:
+            compute.barrier()
+        ledger = _ledger(run, samples, key, say)
+        if compute.rank() == 0:
+            compute.barrier()
         todo = ledger.missing()
-        mine = todo[compute.rank() :: compute.world()]
         with say.progress("embed", len(ledger) - len(todo), len(ledger), enabled=compute.rank() == 0) as progress:
-            for shard in mine:
-                start, stop = ledger.bounds(shard)
-                ledger.add(shard, _describe(model, samples, made, start, stop))
+            for shard in todo[compute.rank() :: compute.world()]:
+                ledger.add(shard, _describe(model, samples, made, ledger.rows(shard)))
                 progress.advance(by=compute.world())
         compute.barrier()
         if compute.rank() == 0:
-            _store(run, recipe, samples, ledger)
+            _store(run, recipe, samples, _ledger(run, samples, key, say))
+        compute.barrier()
     return features.read(run.path / "features.zarr")
 
 
-def _describe(model: Any, samples: Any, made: Any, start: int, stop: int) -> dict[str, Any]:
-    """Features of one shard, and its control features."""
-    pieces = [vectors for _, vectors in model.describe(samples, start, stop)]
-    arrays: dict[str, Any] = {"X": np.concatenate(pieces).astype(np.float16)}
-    batch = samples.read(np.arange(start, stop)) if made else {}
-    for name, describe in made.items():
-        arrays[f"baseline_{name}"] = describe(batch).astype(np.float32)
-    return arrays
+def _has_table(run: Run, fingerprint: str, controls: set[str]) -> bool:
+    """Whether the run holds a finished table of these very samples, with these controls."""
+    if not run.has("features.zarr") or run.has("ledger.jsonl"):
+        return False
+    stored = features.read(run.path / "features.zarr")
+    held = {name.removeprefix("baseline_") for name in cast("Any", stored.obsm) if name.startswith("baseline_")}
+    about = cast("Any", stored.uns["brodmann"])
+    return about["data_fingerprint"] == fingerprint and controls <= held
+
+
+def _ledger(run: Run, samples: Any, key: str, say: Say) -> Ledger:
+    return Ledger(run.path, rows=len(samples), shard_rows=_SHARD_ROWS, key=key, say=say)
+
+
+def _describe(model: Any, samples: Any, made: Any, rows: range) -> dict[str, Any]:
+    """Features of one shard, and its control features, read in batches so that memory does not grow with the shard."""
+    arrays: dict[str, list[Any]] = {"X": [v.astype(np.float16) for _, v in model.describe(samples, rows.start, rows.stop)]}
+    for start in range(rows.start, rows.stop, 64) if made else ():
+        batch = samples.read(np.arange(start, min(start + 64, rows.stop)))
+        for name, describe in made.items():
+            arrays.setdefault(f"baseline_{name}", []).append(describe(batch).astype(np.float32))
+    return {name: np.concatenate(pieces) for name, pieces in arrays.items()}
 
 
 def _store(run: Run, recipe: Any, samples: Any, ledger: Ledger) -> None:
     """Join the shards to the feature table and seal the run."""
-    arrays = ledger.collect()
-    places = samples.places.drop(columns=["x_mm", "y_mm", "z_mm"])
-    obs = pd.concat([places, samples.labels.reset_index(drop=True)], axis=1)
+    shards = list(ledger.collect())
+    arrays = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
+    run.forget("features.zarr")
     features.write(
         run.path / "features.zarr",
         arrays.pop("X"),
-        obs,
-        space=samples.space,
-        xyz=samples.places[["x_mm", "y_mm", "z_mm"]].to_numpy(np.float32),
+        pd.concat([samples.places, samples.labels.reset_index(drop=True)], axis=1),
+        samples.space,
+        samples.places[["x_mm", "y_mm", "z_mm"]].to_numpy(np.float32),
         obsm=arrays,
         uns={
             "system": run.system,
@@ -223,10 +243,16 @@ def _store(run: Run, recipe: Any, samples: Any, ledger: Ledger) -> None:
             "data_fingerprint": samples.fingerprint,
             "split": recipes.plain(recipe)["split"],
             "encoder_fold": -1 if recipe.split.fold is None else recipe.split.fold,
+            "skipped": [f"{name}: {reason}" for name, reason in samples.skipped],
         },
     )
     ledger.clear()
     run.seal()
+
+
+def skipped(table: ad.AnnData) -> list[str]:
+    """What was left out when the table was made."""
+    return [str(line) for line in cast("Any", table.uns["brodmann"]).get("skipped", [])]
 
 
 def trained(run: Run) -> tuple[Any, Any]:
@@ -254,7 +280,7 @@ def load(path: str | Path) -> Run:
 
 def targets(table: ad.AnnData) -> list[str]:
     """Label columns of a table: what can be scored."""
-    known = {"id", "subject", "section", "x_um", "y_um", "angle_deg", "u_mm", "v_mm"}
+    known = {"id", "subject", "section", "x_um", "y_um", "angle_deg", "x_mm", "y_mm", "z_mm", "u_mm", "v_mm"}
     return [name for name in cast("pd.DataFrame", table.obs).columns if name not in known]
 
 

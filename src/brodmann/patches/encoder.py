@@ -115,12 +115,9 @@ class Projector(nn.Sequential):
     """Two-layer head whose output the loss compares; dropped after training."""
 
     def __init__(self, width: int, out: int) -> None:
-        super().__init__(
-            nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True), nn.Linear(width, out)
-        )
+        super().__init__(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True), nn.Linear(width, out))
 
 
 def parameters(model: nn.Module) -> int:
     """Number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
-

@@ -34,9 +34,7 @@ class CytoNet(nn.Module):
         self.recipe = recipe
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.encoder = Encoder(
-                recipe.encoder, channels=recipe.samples.channels, size_px=recipe.samples.size_px
-            )
+            self.encoder = Encoder(recipe.encoder, channels=recipe.samples.channels, size_px=recipe.samples.size_px)
             self.projector = Projector(self.encoder.width, recipe.objective.width)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -98,6 +96,7 @@ def rebuild(recipe: Recipe, config: Mapping[str, Any]) -> CytoNet:
     model = CytoNet(recipe)
     if model.encoder.width != config.get("features"):
         raise Refused(
-            f"weights should have {model.encoder.width} features, as the recipe says.", found=f"{config.get('features')}."
+            f"weights should have {model.encoder.width} features, as the recipe says.",
+            found=f"{config.get('features')}.",
         )
     return model

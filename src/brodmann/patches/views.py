@@ -114,4 +114,3 @@ def levels(overview: NDArray[np.uint8], tissue: NDArray[np.bool_]) -> NDArray[np
     stained = background[:, None] - np.log(flat[:, inside] + 1) if inside.any() else np.zeros_like(flat)
     sd = np.maximum(stained.std(axis=1), 1e-2)
     return np.stack([background, stained.mean(axis=1), sd]).astype(np.float32)
-

@@ -1,0 +1,220 @@
+"""The verbs that ask and show: score a feature table, map what it says, report the run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from brodmann import features, verbs
+from brodmann.errors import Refused, Usage
+from brodmann.recipe import Split
+from brodmann.run import Run
+from brodmann.tasks import areas as areas_task
+from brodmann.tasks import search as search_task
+from brodmann.tasks._score import Score
+
+Task = Literal["areas", "search"]
+_ATLAS_LEVELS = {"ccf": "areas", "ccf-divisions": "divisions", "ccf-layers": "layers"}
+
+
+def score(
+    task: Task,
+    run: Run | str | Path | ad.AnnData,
+    target: str = "area",
+    *,
+    by: Literal["brain", "section", "block"] | None = None,
+    fold: int | None = None,
+    buffer_mm: float = 0.0,
+    probe: Literal["linear", "knn"] = "linear",
+    against: Sequence[Run | str | Path] = (),
+    atlas: str | Path | None = None,
+    fewer_labels: Sequence[int] = (),
+) -> Score:
+    """Ask a question of a feature table; every baseline goes through the same folds and the same read-out.
+
+    Parameters
+    ----------
+    task : {"areas", "search"}
+        ``areas``: can areas be read out of tissue never seen? ``search``: do similar features mean the same place?
+    run : Run, path or AnnData
+        A run with a feature table (the score is kept in its ``scores/``), or a table.
+    target : str
+        A label column; or ``ccf``, ``ccf-divisions``, ``ccf-layers`` for tables in CCFv3.
+    by : {"brain", "section", "block"}, optional
+        Unit that is held out whole; by default that of the recipe.
+    fold : int, optional
+        The fold to test on; by default the one the encoder never saw, when ``by`` is the recipe's own.
+    buffer_mm : float
+        Training rows nearer than this to a test row are dropped.
+    probe : {"linear", "knn"}
+        Read-out of the features.
+    against : sequence of runs
+        Rivals embedded from the same samples.
+    atlas : path, optional
+        Folder of the atlas annotation; by default where ``BRODMANN_DATA`` points.
+    fewer_labels : sequence of int
+        Also score with so many training labels.
+
+    Returns
+    -------
+    Score
+    """
+    if isinstance(run, str | Path):
+        run = verbs.load(run)
+    table = verbs.table(run) if isinstance(run, Run) else run
+    split = _split(table, by, fold, buffer_mm)
+    rivals = {_name(rival): verbs.table(rival) for rival in against}
+    if task == "search":
+        found = search_task.retrieval(table)
+    else:
+        label(table, target, atlas=atlas)
+        found = areas_task.areas(
+            table, target, split, probe=probe, extra_tables=rivals, fewer_labels=fewer_labels
+        )
+    if isinstance(run, Run):
+        with run.lock():
+            run.forget(f"scores/{found.save(run.path).name}")
+            run.seal()
+    return found
+
+
+def _name(rival: Run | str | Path) -> str:
+    return (rival.path if isinstance(rival, Run) else Path(rival)).name
+
+
+def _split(table: ad.AnnData, by: Any, fold: int | None, buffer_mm: float) -> Split:
+    """The asked split; on the recipe's own unit, the fold that the encoder never saw."""
+    about = cast("Mapping[str, Any]", table.uns["brodmann"])
+    own = cast("dict[str, Any]", about["split"])
+    chosen = str(own["by"]) if by is None else by
+    same = chosen == str(own["by"])
+    unseen = int(about["encoder_fold"])
+    if fold is None and same and unseen >= 0:
+        fold = unseen
+    return Split(by=cast("Any", chosen), folds=int(own["folds"]) if same else 5, fold=fold, buffer_mm=buffer_mm)
+
+
+def label(table: ad.AnnData, target: str, *, atlas: str | Path | None = None) -> None:
+    """Add an atlas's labels as a column ``target``, if that is what the target names.
+
+    Raises
+    ------
+    SpaceMismatch
+        If the table is not in the atlas's space.
+    Usage
+        If the target is neither a column nor an atlas, or the atlas's folder is not known.
+    """
+    obs = cast("pd.DataFrame", table.obs)
+    if target in obs:
+        return
+    if target not in _ATLAS_LEVELS:
+        raise Usage(
+            f"'{target}' should be a label column or an atlas.",
+            found=f"columns {', '.join(verbs.targets(table)) or 'none'}; atlases {', '.join(_ATLAS_LEVELS)}.",
+        )
+    from brodmann.datasets import ccf
+    from brodmann.space import CCF_V3
+
+    CCF_V3.require(features.space_of(table))
+    root = os.environ.get("BRODMANN_DATA")
+    folder = Path(atlas) if atlas else Path(root) / "sections" / "mouse_glt1" if root else None
+    if folder is None:
+        raise Usage(
+            f"target '{target}' needs the CCFv3 annotation.",
+            found="no folder for it.",
+            do="pass --atlas FOLDER, or set BRODMANN_DATA.",
+        )
+    xyz = np.asarray(cast("Any", table.obsm)["xyz"], np.float64)
+    obs[target] = pd.Categorical(ccf.areas(xyz, level=cast("Any", _ATLAS_LEVELS[target]), folder=folder))
+
+
+def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None = None) -> Path:
+    """Paint a score's predictions back onto sections and into a volume; draw the figures; write the report.
+
+    Parameters
+    ----------
+    run : Run or path
+        With ``scores/areas-<target>.json``.
+    target : str
+        The target that was scored.
+    out : path, optional
+        Folder for ``maps/``, ``figures/`` and ``report.html``; by default the run folder.
+
+    Returns
+    -------
+    Path
+        Of the report.
+    """
+    run = verbs.load(run) if not isinstance(run, Run) else run
+    path = run.path / "scores" / f"areas-{target}.json"
+    if not path.is_file():
+        raise Refused(
+            f"a map of '{target}' needs its score.", found="none.",
+            do=f"run `brodmann score {run.path} areas --target {target}` first.",
+        )  # fmt: skip
+    found = Score.load(path)
+    table = verbs.table(run)
+    label_from(table, found)
+    recipe, _ = verbs.trained(run)
+    source = verbs.open_source(recipe, run.data)
+    from brodmann.maps import outputs
+
+    with run.lock():
+        if out is None:
+            for name in ("maps", "figures", "report.html"):
+                run.forget(name)
+        report = outputs.write(
+            Path(out) if out else run.path,
+            table=table,
+            score=found,
+            scores=[json.loads(file.read_text()) for file in sorted((run.path / "scores").glob("*.json"))],
+            pictures=source.sections,
+            recipe_toml=(run.path / "recipe.toml").read_text(),
+            environment=json.loads((run.path / "environment.json").read_text())[-1],
+            metrics=run.metrics(),
+            source_name=source.name,
+            crop=lambda place: _crop(source, recipe, table, place),
+            field_mm=recipe.samples.size_px * recipe.samples.pixel_um / 1000,
+            neighbours=_neighbours(table, found),
+        )
+        if out is None:
+            run.seal()
+    return report
+
+
+def label_from(table: ad.AnnData, found: Score) -> None:
+    """Put a score's truth and predictions into the table, as columns ``truth`` and ``predicted``; empty elsewhere."""
+    obs = cast("pd.DataFrame", table.obs)
+    ids = obs["id"].astype(str)
+    for name, values in (("truth", found.truth), ("predicted", found.predicted)):
+        obs[name] = ids.map(values.astype(str)).fillna("").to_numpy()
+
+
+def _neighbours(table: ad.AnnData, found: Score, *, queries: int = 5, k: int = 6) -> dict[str, list[str]]:
+    """Nearest places of a few held-out rows of different areas, from other brains (or sections, if there is one)."""
+    areas = [name for name in found.classes if (found.truth == name).any()]
+    chosen = areas[:: max(1, len(areas) // queries)][:queries]
+    picked = {name: found.truth.index[found.truth == name] for name in chosen}
+    ids = [str(index[len(index) // 2]) for index in picked.values()]
+    return {query: search_task.nearest(table, query, k=k) for query in ids}
+
+
+def _crop(source: Any, recipe: Any, table: ad.AnnData, place: str) -> Any:
+    """The patch of a row, as the encoder is given it, for neighbour strips."""
+    obs = cast("pd.DataFrame", table.obs)
+    row = cast("Any", obs.loc[obs["id"].astype(str) == place].iloc[0])
+    section = next(section for section in source.sections if section.id == str(row["section"]))
+    return section.crop(
+        float(row["x_um"]),
+        float(row["y_um"]),
+        size_px=recipe.samples.size_px,
+        pixel_um=recipe.samples.pixel_um,
+        angle_deg=float(row["angle_deg"]) if recipe.samples.upright else 0.0,
+    )
