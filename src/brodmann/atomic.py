@@ -122,8 +122,8 @@ def folder(path: Path, *, what: str = "", need: int = 0, do: str = "") -> Genera
     with guard(what or path.name, path.parent, need=need, do=do):
         settle(path)
         remove(temporary)
-        make(temporary)
         try:
+            make(temporary)
             yield temporary
             sync_tree(temporary)
             if path.exists():

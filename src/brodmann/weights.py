@@ -48,7 +48,9 @@ def pieces(tensors: Mapping[str, Tensor]) -> Iterator[Any]:
     encoded += b" " * (-len(encoded) % 8)
     yield len(encoded).to_bytes(8, "little") + encoded
     for name in names:
-        yield tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+        # a single element may keep any stride, which forbids the view as bytes
+        yield flat.as_strided(flat.shape, (1,)).view(torch.uint8).numpy()
 
 
 def read(path: Path) -> dict[str, Tensor]:
