@@ -6,7 +6,7 @@ that stain adds) or float arrays that already are optical density or standardise
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,30 +16,44 @@ from torch.nn import functional
 
 OCTAVES = 4
 ORIENTATIONS = 8
-CELLS = 4
+EDGE_CELLS = 3
+TONE_CELLS = 4
 DEPTHS = 32
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-STATISTICS = 1 + OCTAVES * (3 + len(QUANTILES)) + 2 * ORIENTATIONS + CELLS * CELLS * ORIENTATIONS
-"""Length of `statistics`: mean; per octave SD, skewness, kurtosis, five quantiles; orientations whole and per cell."""
+STATISTICS = (
+    1
+    + OCTAVES * (3 + len(QUANTILES))
+    + (EDGE_CELLS**2 + OCTAVES - 2) * ORIENTATIONS
+    + (1 + OCTAVES - 1) * TONE_CELLS**2
+)
+"""Length of `statistics`: 185."""
 
 _BLOCK = 64
 _SAMPLE = 32
 
 
 def statistics(images: NDArray[Any]) -> NDArray[np.float32]:
-    """Describe texture by moments and quantiles at four scales and by where edges point.
+    """Describe texture and layout: moments and quantiles at four scales, where edges point, where it is dark or rough.
 
     Parameters
     ----------
     images : ndarray (n, C, H, W) uint8 or float
-        Patches; colours are averaged. H and W at least 16.
+        Patches; colours are averaged. H and W at least 32.
 
     Returns
     -------
-    ndarray (n, 177) float32
-        ``[mean] + 4 octaves x [SD, skewness, excess kurtosis, quantiles .05 .25 .5 .75 .95 minus mean]
-        + 2 scales x 8 orientations of the whole patch + 4 x 4 cells x 8 orientations`` (row by row, top left first).
-        Orientation histograms hold the root of the mean gradient magnitude, orientation taken modulo 180 degrees.
+    ndarray (n, 185) float32
+        ====  =========================================================================================
+        1     mean
+        32    4 octaves x (SD, skewness, excess kurtosis, quantiles .05 .25 .5 .75 .95 minus the mean)
+        72    3 x 3 cells x 8 edge orientations at full resolution
+        16    2 octaves (second, third) x 8 edge orientations of the whole patch
+        16    4 x 4 cells: mean
+        48    3 octaves (first to third) x 4 x 4 cells: SD
+        ====  =========================================================================================
+
+        Cells run row by row from the top left. An edge orientation holds the root of the mean gradient magnitude that
+        points there, modulo 180 degrees.
     """
     return _in_blocks(images, _statistics, STATISTICS)
 
@@ -82,8 +96,8 @@ def profile_sd(images: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _in_blocks(images: NDArray[Any], describe: Any, width: int) -> NDArray[np.float32]:
-    if images.ndim != 4 or min(images.shape[2:]) < 16:
-        raise ValueError(f"images should be (n, C, H, W) with sides of at least 16 px; found shape {images.shape}.")
+    if images.ndim != 4 or min(images.shape[2:]) < 32:
+        raise ValueError(f"images should be (n, C, H, W) with sides of at least 32 px; found shape {images.shape}.")
     out = np.empty((len(images), width), dtype=np.float32)
     for start in range(0, len(images), _BLOCK):
         out[start : start + _BLOCK] = describe(_density(images[start : start + _BLOCK])).numpy()
@@ -104,47 +118,50 @@ def _density(images: NDArray[Any]) -> Tensor:
 
 def _statistics(density: Tensor) -> Tensor:
     n = len(density)
-    parts = [density.mean(dim=(1, 2)).unsqueeze(1)]
+    mean = density.mean(dim=(1, 2)).unsqueeze(1)
+    moments: list[Tensor] = []
+    edges: list[Tensor] = []
+    tones: list[Tensor] = []
     scale = density
-    fine: Tensor | None = None
     for octave in range(OCTAVES):
         if octave:
             scale = functional.avg_pool2d(scale.unsqueeze(1), 2).squeeze(1)
-        flat = scale.reshape(n, -1)
-        centred = flat - parts[0]
+        centred = scale - mean.unsqueeze(2)
         square = centred.square()
-        variance = square.mean(dim=1)
-        sd = variance.sqrt().clamp_min(1e-6)
-        skew = (square * centred).mean(dim=1) / sd**3
-        kurtosis = square.square().mean(dim=1) / sd**4 - 3
+        sd = square.mean(dim=(1, 2)).sqrt().clamp_min(1e-6)
+        skew = (square * centred).mean(dim=(1, 2)) / sd**3
+        kurtosis = square.square().mean(dim=(1, 2)) / sd**4 - 3
         # Quantiles from at most 32 x 32 pixels: sorting every pixel would cost more than all the rest.
-        step = max(scale.shape[1] // _SAMPLE, 1), max(scale.shape[2] // _SAMPLE, 1)
-        thin = (scale[:, :: step[0], :: step[1]].reshape(n, -1) - parts[0]).numpy()
+        rows, columns = (max(side // _SAMPLE, 1) for side in scale.shape[1:])
+        thin = np.sort(centred[:, ::rows, ::columns].reshape(n, -1).numpy(), axis=1)
         at = [round(q * (thin.shape[1] - 1)) for q in QUANTILES]
-        parts += [sd.unsqueeze(1), skew.clamp(-10, 10).unsqueeze(1), kurtosis.clamp(-10, 50).unsqueeze(1)]
-        parts += [torch.from_numpy(np.sort(thin, axis=1)[:, at])]
-        if octave == 1:
-            fine = scale
-    whole, cells = _orientations(cast("Tensor", fine))
-    coarse, _ = _orientations(scale)
-    return torch.cat([*parts, whole, coarse, cells], dim=1)
+        moments += [
+            torch.stack([sd, skew.clamp(-10, 10), kurtosis.clamp(-10, 50)], dim=1),
+            torch.from_numpy(thin[:, at]),
+        ]
+        if octave < OCTAVES - 1:
+            edges.append(_orientations(scale, EDGE_CELLS if octave == 0 else 1))
+            level, power = (functional.adaptive_avg_pool2d(x, TONE_CELLS).reshape(n, -1) for x in (centred, square))
+            if octave == 0:
+                tones.append(level + mean)
+            tones.append((power - level.square()).clamp_min(0).sqrt())
+    return torch.cat([mean, *moments, *edges, *tones], dim=1)
 
 
-def _orientations(scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Root of the mean gradient magnitude per orientation: whole patch (n, 8) and per cell (n, 4 * 4 * 8)."""
+def _orientations(scale: Tensor, side: int) -> Tensor:
+    """Root of the mean gradient magnitude per cell and orientation: (n, side * side * 8)."""
     across = scale[:, 1:-1, 2:] - scale[:, 1:-1, :-2]
     down = scale[:, 2:, 1:-1] - scale[:, :-2, 1:-1]
     size = (across.square() + down.square()).sqrt()
     turn = torch.atan2(down, across) * (ORIENTATIONS / torch.pi) % ORIENTATIONS
     n, height, width = size.shape
-    rows, columns = (torch.arange(side) * CELLS // side for side in (height, width))
-    cell = rows[:, None] * CELLS + columns
+    rows, columns = (torch.arange(length) * side // length for length in (height, width))
+    cell = rows[:, None] * side + columns
     into = cell * ORIENTATIONS + turn.long().clamp_max(ORIENTATIONS - 1)
-    total = size.new_zeros(n, CELLS * CELLS * ORIENTATIONS)
+    total = size.new_zeros(n, side * side * ORIENTATIONS)
     total.scatter_add_(1, into.reshape(n, -1), size.reshape(n, -1))
     area = torch.bincount(cell.reshape(-1)).to(size.dtype)
-    whole = total.reshape(n, CELLS * CELLS, ORIENTATIONS).sum(dim=1) / area.sum()
-    return whole.sqrt(), (total / area.repeat_interleave(ORIENTATIONS)).sqrt()
+    return (total / area.repeat_interleave(ORIENTATIONS)).sqrt()
 
 
 def _depths(density: Tensor) -> tuple[Tensor, Tensor]:
