@@ -140,7 +140,10 @@ def test_a_score_comes_back_from_disk_unchanged(tmp_path):
 def test_numeric_scores_keep_missing_numbers(tmp_path):
     index = pd.Index(["a", "b"], name="id")
     score = a_score(
-        classes=(), confusion=(), predicted=pd.Series([1.5, np.nan], index=index), truth=pd.Series([1.0, 2], index=index)
+        classes=(),
+        confusion=(),
+        predicted=pd.Series([1.5, np.nan], index=index),
+        truth=pd.Series([1.0, 2], index=index),
     )
     again = Score.load(score.save(tmp_path))
     assert again.predicted["a"] == 1.5
