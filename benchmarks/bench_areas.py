@@ -41,6 +41,7 @@ class Study:
     changes: dict = field(default_factory=dict)
     supervised: bool = False
     shuffled: bool = False
+    methods: tuple[str, ...] = ("SpatialNCE", "SimCLR, crops", "SimCLR, no crops")
 
 
 METHODS = {
@@ -59,7 +60,16 @@ def study(name: str, data: str | None) -> Study:
         return Study(name, "patches-dlpfc", "layer", (0, 1), dlpfc.open(data))
     from brodmann import phantom
 
-    return Study(name, "patches-tiny", "area", (0, 1, 2, 3), phantom.sections(cache_mb=2000), supervised=True, shuffled=True)
+    return Study(
+        name,
+        "patches-tiny",
+        "area",
+        (0, 1, 2, 3),
+        phantom.sections(cache_mb=2000),
+        supervised=True,
+        shuffled=True,
+        methods=("SpatialNCE", "SimCLR, crops"),
+    )
 
 
 def with_features(table: ad.AnnData, features: np.ndarray) -> ad.AnnData:
@@ -67,16 +77,25 @@ def with_features(table: ad.AnnData, features: np.ndarray) -> ad.AnnData:
 
 
 def beside(*arrays: np.ndarray) -> np.ndarray:
-    return np.concatenate([(a - a.mean(0)) / (a.std(0) + 1e-6) for a in map(lambda x: np.asarray(x, np.float32), arrays)], 1)
+    return np.concatenate(
+        [(a - a.mean(0)) / (a.std(0) + 1e-6) for a in map(lambda x: np.asarray(x, np.float32), arrays)], 1
+    )
 
 
-def train_one(plan: Study, source: object, method: str, fold: int, seed: int, out: Path, *, controls: bool, shuffle: bool):
+def train_one(
+    plan: Study, source: object, method: str, fold: int, seed: int, out: Path, *, controls: bool, shuffle: bool
+):
     """Feature table of one method, trained without the fold."""
     suffix, changes = METHODS[method]
     if f"{plan.recipe}{suffix}" not in verbs.recipe_names():
-        suffix, changes = "", {**changes, "partners.reach_mm": 0.0, "partners.scope": "both", **({"augment.crop": 0.5} | changes)}
+        suffix, changes = (
+            "",
+            {**changes, "partners.reach_mm": 0.0, "partners.scope": "both", **({"augment.crop": 0.5} | changes)},
+        )
     recipe = verbs.recipe(f"{plan.recipe}{suffix}", {**plan.changes, **changes, "split.fold": fold, "seed": seed})
-    name = f"{method.lower().replace(', ', '-').replace(' ', '-')}{'-shuffled' if shuffle else ''}-fold{fold}-seed{seed}"
+    name = (
+        f"{method.lower().replace(', ', '-').replace(' ', '-')}{'-shuffled' if shuffle else ''}-fold{fold}-seed{seed}"
+    )
     data = shuffled(source, seed) if shuffle else source
     run = verbs.fit(recipe, data, out / name, quiet=True)
     return recipe, verbs.embed(run, data, controls=controls, quiet=True)
@@ -99,7 +118,9 @@ def shuffled(source, seed: int):
     order = rng.permutation(len(everything))
     for column in ("u_mm", "v_mm"):
         everything[column] = everything[column].to_numpy()[order]
-    parts = [everything[everything["_s"] == k].drop(columns="_s").reset_index(drop=True) for k in range(len(source.sections))]
+    parts = [
+        everything[everything["_s"] == k].drop(columns="_s").reset_index(drop=True) for k in range(len(source.sections))
+    ]
     moved = [Moved(s, p) for s, p in zip(source.sections, parts, strict=True)]
     return replace(source, sections=moved, fingerprint=f"{source.fingerprint}/shuffled {seed}")
 
@@ -111,9 +132,11 @@ def cell(plan: Study, source, fold: int, seed: int, out: Path) -> pd.DataFrame:
         return pd.read_csv(path, index_col=0, dtype=str, keep_default_na=False)
     found: dict[str, pd.Series] = {}
     tables: dict[str, ad.AnnData] = {}
-    for method in METHODS:
+    for method in plan.methods:
         begun = time.monotonic()
-        recipe, tables[method] = train_one(plan, source, method, fold, seed, out, controls=method == "SpatialNCE", shuffle=False)
+        recipe, tables[method] = train_one(
+            plan, source, method, fold, seed, out, controls=method == "SpatialNCE", shuffle=False
+        )
         print(f"fold {fold} seed {seed} {method}: {time.monotonic() - begun:.0f} s", flush=True)
     main = tables["SpatialNCE"]
     results.label(main, plan.target)
@@ -135,12 +158,15 @@ def cell(plan: Study, source, fold: int, seed: int, out: Path) -> pd.DataFrame:
         _, table = train_one(plan, source, "SpatialNCE", fold, seed, out, controls=False, shuffle=True)
         found["SpatialNCE, shuffled places"] = read_out(table.X)
     if plan.supervised:
-        recipe = verbs.recipe(plan.recipe, {**plan.changes, "split.fold": fold, "seed": seed, "fit.steps": 900})
+        recipe = verbs.recipe(plan.recipe, {**plan.changes, "split.fold": fold, "seed": seed})
         everything, train = PatchSamples(source, recipe, part="all"), PatchSamples(source, recipe, part="train")
         rows = np.flatnonzero(everything.places["id"].isin(found["truth"].index))
         classes = tuple(sorted(set(found["truth"])))
         for count, name in ((None, "supervised, all labels"), (240, "supervised, 240 labels")):
-            less = verbs.recipe(plan.recipe, {**plan.changes, "split.fold": fold, "seed": seed, "fit.steps": 900 if count is None else 300})
+            less = verbs.recipe(
+                plan.recipe,
+                {**plan.changes, "split.fold": fold, "seed": seed, "fit.steps": 600 if count is None else 300},
+            )
             found[name] = predict(
                 less, train, train.labels[plan.target], everything, rows, classes,
                 out / f"supervised-{count or 'all'}-fold{fold}-seed{seed}", labels=count,
@@ -187,7 +213,9 @@ def confusions(table: pd.DataFrame, row: str, classes: list[str], sections: list
 
 def balanced(counts: np.ndarray) -> float:
     truth = counts.sum(-1)
-    return float(np.nanmean(np.where(truth > 0, np.diagonal(counts, axis1=-2, axis2=-1) / np.maximum(truth, 1), np.nan)))
+    return float(
+        np.nanmean(np.where(truth > 0, np.diagonal(counts, axis1=-2, axis2=-1) / np.maximum(truth, 1), np.nan))
+    )
 
 
 def summary(per_seed: list[pd.DataFrame], draws: int = 1000) -> pd.DataFrame:
@@ -245,8 +273,10 @@ def main() -> None:
     per_seed = [pd.concat([cells[f, s] for f in chosen]).fillna("") for s in range(given.seeds)]
     first = per_seed[0]
     print(f"{plan.name}: recipe {plan.recipe} {given.set}, target {plan.target}, folds {chosen}, {given.seeds} seeds")
-    print(f"n {len(first):,} held-out patches, {first['section'].nunique()} sections, {first['brain'].nunique()} brains, "
-          f"{first['truth'].nunique()} classes; {platform.processor() or platform.machine()}, torch {torch.__version__}")
+    print(
+        f"n {len(first):,} held-out patches, {first['section'].nunique()} sections, {first['brain'].nunique()} brains, "
+        f"{first['truth'].nunique()} classes; {platform.processor() or platform.machine()}, torch {torch.__version__}"
+    )
     table = summary(per_seed)
     text = "| " + " | ".join(table.columns) + " |\n|" + "---|" * len(table.columns) + "\n"
     text += "\n".join("| " + " | ".join(line) + " |" for line in table.astype(str).to_numpy())

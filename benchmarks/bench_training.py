@@ -140,7 +140,9 @@ def write_zarr(folder: Path, side: int) -> None:
         for y in range(0, n, 1024):
             row = np.tile(tile, (1, -(-n // 1024)))[: min(1024, n - y), :n]
             array[y : y + 1024] = row
-        datasets.append({"path": str(level), "coordinateTransformations": [{"type": "scale", "scale": [2.0 * 2**level] * 2}]})
+        datasets.append(
+            {"path": str(level), "coordinateTransformations": [{"type": "scale", "scale": [2.0 * 2**level] * 2}]}
+        )
     axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "yx"]
     group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets, "name": "section"}]}
     sidecar = {
@@ -186,9 +188,17 @@ def main() -> None:
     given = parser.parse_args()
     device = compute.device()
     peak, single = limit(torch.bfloat16, device), limit(torch.float32, device)
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    print(f"{where}, torch {torch.__version__}; limit bf16 {peak / 1e9:,.0f} GFLOP/s, fp32 {single / 1e9:,.0f} GFLOP/s\n")
-    print("| recipe | training, patches/s | of bf16 limit | embedding, patches/s | of bf16 limit |\n|---|---|---|---|---|")
+    where = (
+        torch.cuda.get_device_name()
+        if device.type == "cuda"
+        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    )
+    print(
+        f"{where}, torch {torch.__version__}; limit bf16 {peak / 1e9:,.0f} GFLOP/s, fp32 {single / 1e9:,.0f} GFLOP/s\n"
+    )
+    print(
+        "| recipe | training, patches/s | of bf16 limit | embedding, patches/s | of bf16 limit |\n|---|---|---|---|---|"
+    )
     many = 4 if device.type == "cuda" else 1
     print(model_speed("patches-tiny", {}, 64 * many, given.seconds, peak), flush=True)
     print(model_speed("patches-tiny", {"samples.size_px": 128}, 64 * many, given.seconds, peak), flush=True)
@@ -203,10 +213,15 @@ def main() -> None:
         write_zarr(Path(folder), given.side)
         recipe = zarr_recipe()
         alone, fed = loader_speed(recipe, patches.open(recipe, Path(folder)), given.seconds)
-        print(f"| OME-Zarr {given.side:,} px, 128 px at 4 um | {alone:,.0f} | {fed:,.0f} | {alone / fed:.1f} |", flush=True)
+        print(
+            f"| OME-Zarr {given.side:,} px, 128 px at 4 um | {alone:,.0f} | {fed:,.0f} | {alone / fed:.1f} |",
+            flush=True,
+        )
     if not given.no_memory:
         small, large = memory(10_000), memory(40_000)
-        print(f"\npeak memory, section of 10,000 px: {small / 1e6:,.0f} MB; of 40,000 px: {large / 1e6:,.0f} MB ({large / small - 1:+.1%})")
+        print(
+            f"\npeak memory, section of 10,000 px: {small / 1e6:,.0f} MB; of 40,000 px: {large / 1e6:,.0f} MB ({large / small - 1:+.1%})"
+        )
     print(f"this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:,.0f} MB")
 
 

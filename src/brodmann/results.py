@@ -72,12 +72,10 @@ def score(
     split = _split(table, by, fold, buffer_mm)
     rivals = {_name(rival): verbs.table(rival) for rival in against}
     if task == "search":
-        found = search_task.retrieval(table)
+        found = search_task.retrieval(table, split, extra_tables=rivals)
     else:
         label(table, target, atlas=atlas)
-        found = areas_task.areas(
-            table, target, split, probe=probe, extra_tables=rivals, fewer_labels=fewer_labels
-        )
+        found = areas_task.areas(table, target, split, probe=probe, extra_tables=rivals, fewer_labels=fewer_labels)
     if isinstance(run, Run):
         with run.lock():
             run.forget(f"scores/{found.save(run.path).name}")
@@ -203,7 +201,9 @@ def _neighbours(table: ad.AnnData, found: Score, *, queries: int = 5, k: int = 6
     chosen = areas[:: max(1, len(areas) // queries)][:queries]
     picked = {name: found.truth.index[found.truth == name] for name in chosen}
     ids = [str(index[len(index) // 2]) for index in picked.values()]
-    return {query: search_task.nearest(table, query, k=k) for query in ids}
+    across = cast("pd.DataFrame", table.obs)["subject"].nunique() > 1
+    near = search_task.search(table, ids, k=k, across=across, exclude_mm=0.5)
+    return {query: [str(name) for name in row if name] for query, row in zip(ids, near.ids, strict=True)}
 
 
 def _crop(source: Any, recipe: Any, table: ad.AnnData, place: str) -> Any:
