@@ -18,14 +18,14 @@ from brodmann import checkpoint, features, manifest, weights
 from brodmann.errors import Changed, Corrupt, Refused, Usage
 from brodmann.ledger import Ledger
 from brodmann.patches.recipe import Recipe
-from brodmann.recipe import override, plain
+from brodmann.settings import override, plain
 from brodmann.run import Run
 from brodmann.signals import Stop
 from brodmann.space import PHANTOM
 
 
 def opened(path, **changes):
-    from brodmann.recipe import build
+    from brodmann.settings import build
 
     recipe = build(Recipe, override(plain(Recipe()), changes.pop("recipe", {})), where="test")
     options = {"system": "patches", "data_fingerprint": "f" * 64, "data": "phantom", "say": lambda _: None}
@@ -218,6 +218,15 @@ def test_damage_is_named_file_by_file_and_never_sealed_again(sealed):
     with pytest.raises(Corrupt, match=r"scores/areas-area\.json is missing; recipe\.toml has another size"):
         sealed.seal()
     with pytest.raises(Corrupt, match=r"recipe\.toml"):
+        Run.load(sealed.path)
+
+
+def test_damage_of_the_same_size_is_not_sealed_either(sealed):
+    path = sealed.path / "weights" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    sealed.write_text("scores/areas-area.json", "{}\n")
+    sealed.seal()
+    with pytest.raises(Corrupt, match=r"weights/model\.safetensors holds other bytes"):
         Run.load(sealed.path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import subprocess
@@ -86,6 +87,7 @@ def test_killed_at_every_call_of_a_save(tmp_path, saved):
         points.add(state_of_disk.failed)
         found = checkpoint.load(folder, say=pytest.fail)
         assert (found is None and saved == 0) or same(found, saved) or same(found, saved + 1), (k, found)
+        assert not any(manifest.problems(folder / f"ckpt-{step:09d}") for step in checkpoint.steps(folder))
         # the next life saves that step, and the one after, and leaves no debris
         save(folder, saved + 1)
         save(folder, saved + 2)
@@ -364,6 +366,16 @@ def test_heartbeat_of_another_host(tmp_path, age_s, host, live):
     else:
         with mine:
             mine.check()
+
+
+def test_flock_outweighs_what_the_file_says(tmp_path):
+    path = tmp_path / lock.NAME
+    path.write_text('{"host": "elsewhere", "pid": 1, "start": "1", "token": "t"}')
+    os.utime(path, (1, 1))
+    with path.open("r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(Locked), lock.Lock(tmp_path, say=pytest.fail):
+            pass
 
 
 def test_a_number_used_again_is_not_the_writer(tmp_path):
