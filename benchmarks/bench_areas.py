@@ -1,11 +1,11 @@
-"""Area scores over seeds: SpatialNCE beside SimCLR, untrained, hand-made statistics, profiles, coordinates, supervision.
+"""Area scores over seeds: SpatialNCE beside SimCLR, untrained, statistics, profiles, coordinates, supervision.
 
     python benchmarks/bench_areas.py mouse   --data FOLDER/sections/mouse_glt1 --out runs/bench_mouse
     python benchmarks/bench_areas.py phantom --out runs/bench_phantom
     python benchmarks/bench_areas.py dlpfc   --data FOLDER/sections/human_dlpfc_he --out runs/bench_dlpfc
 
-The same command again goes on where it stopped. Every row is read out by the same probe on the same held-out tissue.
-Intervals: 95 % of a bootstrap over held-out sections, drawn jointly for all rows and averaged over seeds; sd: over seeds.
+The same command again goes on where it stopped. Every row is read out by the same probe on the same tissue.
+Intervals: 95 % of a bootstrap over held-out sections, joint for all rows and averaged over seeds; sd: over seeds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from supervised import predict
 
 from brodmann import results, splits, verbs
 from brodmann.patches.samples import PatchSamples
-from brodmann.recipe import Split
+from brodmann.settings import Split
 from brodmann.tasks.areas import areas
 
 
@@ -77,9 +77,8 @@ def with_features(table: ad.AnnData, features: np.ndarray) -> ad.AnnData:
 
 
 def beside(*arrays: np.ndarray) -> np.ndarray:
-    return np.concatenate(
-        [(a - a.mean(0)) / (a.std(0) + 1e-6) for a in map(lambda x: np.asarray(x, np.float32), arrays)], 1
-    )
+    parts = [np.asarray(array, np.float32) for array in arrays]
+    return np.concatenate([(a - a.mean(0)) / (a.std(0) + 1e-6) for a in parts], axis=1)
 
 
 def train_one(

@@ -98,8 +98,11 @@ def model_speed(name: str, changes: dict, batch: int, seconds: float, peak: floa
     train_rate = batch * rate(step, seconds, device)
     model.eval()
     embed_rate = batch * rate(describe, seconds, device)
+    what = (
+        f"{name} {recipe.encoder.kind} {getattr(recipe.encoder, 'depth', '')}, {recipe.samples.size_px} px, B {batch}"
+    )
     return (
-        f"| {name} {recipe.encoder.kind} {getattr(recipe.encoder, 'depth', '')}, {recipe.samples.size_px} px, B {batch} | {train_rate:,.0f} | "
+        f"| {what} | {train_rate:,.0f} | "
         f"{train_rate * training_flops / peak:.0%} | {embed_rate:,.0f} | {embed_rate * forward_flops / peak:.0%} |"
     )
 
@@ -153,7 +156,8 @@ def write_zarr(folder: Path, side: int) -> None:
 
 
 ZARR = {
-    "samples.size_px": 128, "samples.pixel_um": 4.0, "samples.where": "grid", "samples.spacing_mm": 0.4, "samples.tissue": 0.0,
+    "samples.size_px": 128, "samples.pixel_um": 4.0, "samples.where": "grid", "samples.spacing_mm": 0.4,
+    "samples.tissue": 0.0,
     "samples.upright": False, "partners.metric": "space", "partners.scope": "section", "partners.same_section": True,
     "partners.reach_mm": 1.0, "split.by": "section",
 }  # fmt: skip
@@ -171,7 +175,8 @@ def memory(side: int) -> int:
         write_zarr(Path(folder), side)
         code = (
             "import sys,resource;sys.path.insert(0,sys.argv[2]);import bench_training as b;from brodmann import patches;"
-            "from pathlib import Path;r=b.zarr_recipe();s=patches.samples(patches.open(r,Path(sys.argv[1])),r,part='train');"
+            "from pathlib import Path;r=b.zarr_recipe();"
+            "s=patches.samples(patches.open(r,Path(sys.argv[1])),r,part='train');"
             "[s.batch(k) for k in range(60)];print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024)"
         )
         here = str(Path(__file__).parent)
@@ -220,7 +225,8 @@ def main() -> None:
     if not given.no_memory:
         small, large = memory(10_000), memory(40_000)
         print(
-            f"\npeak memory, section of 10,000 px: {small / 1e6:,.0f} MB; of 40,000 px: {large / 1e6:,.0f} MB ({large / small - 1:+.1%})"
+            f"\npeak memory, section of 10,000 px: {small / 1e6:,.0f} MB; "
+            f"of 40,000 px: {large / 1e6:,.0f} MB ({large / small - 1:+.1%})"
         )
     print(f"this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:,.0f} MB")
 

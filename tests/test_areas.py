@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from brodmann import splits
 from brodmann.errors import Leak, Refused, Usage
-from brodmann.recipe import Split
+from brodmann.settings import Split
 from brodmann.tasks import _probe as probes
 from brodmann.tasks import _rivals as rivals
 from brodmann.tasks.areas import areas

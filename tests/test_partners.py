@@ -17,8 +17,7 @@ def places(brains=2, sections=5, per_section=30, seed=0):
         for section in range(sections):
             x = rng.uniform(0, 6, per_section)
             z = rng.uniform(0, 6, per_section)
-            for k in range(per_section):
-                rows.append((f"B{brain}", f"B{brain}/s{section}", x[k], 0.5 * section, z[k]))
+            rows.extend((f"B{brain}", f"B{brain}/s{section}", a, 0.5 * section, b) for a, b in zip(x, z, strict=True))
     return pd.DataFrame(rows, columns=["subject", "section", "x_mm", "y_mm", "z_mm"])
 
 

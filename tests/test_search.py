@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from brodmann.errors import Refused, Usage
-from brodmann.recipe import Split
+from brodmann.settings import Split
 from brodmann.tasks import _metrics as metrics
 from brodmann.tasks import search as module
 from brodmann.tasks._score import Score

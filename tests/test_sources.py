@@ -20,7 +20,7 @@ from brodmann.patches.readers.blocks import CACHED
 from brodmann.patches.recipe import Patches, Recipe
 from brodmann.patches.resample import crop_affine, halve
 from brodmann.space import CCF_V3
-from brodmann.validate import validate
+from brodmann.inspection import validate
 
 FORMATS = ("png", "tiff", "zarr2", "zarr3", "sharded")
 

@@ -11,7 +11,7 @@ from scipy.spatial.distance import cdist
 
 from brodmann import splits
 from brodmann.errors import Leak, Refused, Usage
-from brodmann.recipe import Split
+from brodmann.settings import Split
 
 
 def brains(n_brains: int = 3, n_sections: int = 6, per_section: int = 12, seed: int = 0) -> pd.DataFrame:

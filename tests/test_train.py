@@ -1,11 +1,13 @@
 """One loop: resumes bit for bit, stops politely, says when it diverges, and is the same in two processes as in one."""
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,7 +18,7 @@ from torch import nn
 from brodmann import train
 from brodmann.errors import Diverged, Interrupted
 from brodmann.progress import Say
-from brodmann.recipe import Fit, settings
+from brodmann.settings import Fit, settings
 from brodmann.run import Run
 from brodmann.samples import Loss, stream
 from brodmann.space import PHANTOM
@@ -125,11 +127,12 @@ def test_the_rate_warms_up_and_falls_to_zero():
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == pytest.approx(1.0)
     assert rates[-1] < 1e-3
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
 def test_accumulated_batches_are_averaged(tmp_path):
     """Two accumulated copies of one batch step as that batch alone does."""
+
     class Twice(Points):
         def batch(self, step, *, rank=0, world=1):
             return super().batch(step // 2, rank=rank, world=world)
@@ -166,11 +169,13 @@ def test_two_processes_follow_the_curve_of_one(tmp_path, processes):
     script = tmp_path / "program.py"
     script.write_text(PROGRAM)
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    tests = os.path.dirname(__file__)  # noqa: PTH120
+    tests = Path(__file__).parent
     subprocess.run([sys.executable, script, tmp_path / "one", tests], check=True, env=env, timeout=300)
     subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=29513"]
-        + [script, tmp_path / "two", tests],
+        [
+            *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=29513"),
+            *(script, tmp_path / "two", tests),
+        ],
         check=True,
         env=env,
         timeout=300,

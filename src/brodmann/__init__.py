@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from brodmann.results import map, score
-    from brodmann.validate import validate
+    from brodmann.inspection import validate
     from brodmann.verbs import embed, fit, load, recipe, recipe_names, table
 
 __version__ = "0.1.0"
@@ -25,7 +25,7 @@ __all__ = ["embed", "fit", "load", "map", "recipe", "recipe_names", "score", "ta
 _HOME = {
     **dict.fromkeys(("embed", "fit", "load", "recipe", "recipe_names", "table"), "verbs"),
     **dict.fromkeys(("map", "score"), "results"),
-    "validate": "validate",
+    "validate": "inspection",
 }
 
 

@@ -1,5 +1,8 @@
-"""The verbs at the shell: parses, calls, prints. Exit codes: 0 done, 2 usage, 3 done but items were skipped,
-4 disk or data damaged, 5 locked, 6 input refused, 130 interrupted and resumable."""
+"""The verbs at the shell: parses, calls, prints.
+
+Exit codes: 0 done, 2 usage, 3 done but items were skipped, 4 disk or data damaged, 5 locked, 6 input refused,
+130 interrupted and resumable.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ _err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 def _changes(texts: tuple[str, ...]) -> dict[str, Any]:
     """``("fit.steps=300",)`` as ``{"fit.steps": 300}``; values are TOML, bare words are text."""
-    from brodmann.recipe import read_toml
+    from brodmann.settings import read_toml
 
     found: dict[str, Any] = {}
     for text in texts:
@@ -133,7 +136,7 @@ def validate(data: Positional[Path], *, picture: Path | None = None) -> int:
         data: Folder or file.
         picture: Where to write a contact sheet with axes and scale bar.
     """
-    from brodmann.validate import validate as inspect
+    from brodmann.inspection import validate as inspect
 
     report = inspect(data)
     _out.print(str(report), markup=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, cast
@@ -11,7 +11,6 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-
 
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
 
@@ -29,7 +28,7 @@ def world() -> int:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def alone() -> Generator[None]:
     """Within: this process computes as if it were the only one, and waits for nobody."""
     token = _alone.set(True)
     try:
@@ -66,7 +65,7 @@ def autocast(where: torch.device, precision: str) -> torch.autocast:
 
 
 @contextmanager
-def team() -> Iterator[None]:
+def team() -> Generator[None]:
     """Join the processes that ``torchrun`` started (NCCL on GPUs, gloo on CPUs); does nothing when alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield

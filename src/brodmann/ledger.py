@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from brodmann import atomic, manifest, weights
 from brodmann.errors import Changed, Corrupt, Usage
-from brodmann.recipe import diff
+from brodmann.settings import diff
 
 
 class Ledger:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -64,6 +64,7 @@ class Say:
         self._console = Console(stderr=True, quiet=quiet)
 
     def __call__(self, message: str) -> None:
+        """Print a line."""
         self._console.print(message, highlight=False, markup=False)
 
     def estimate(self, numbers: Mapping[str, float]) -> None:
@@ -75,7 +76,7 @@ class Say:
         )
 
     @contextmanager
-    def progress(self, name: str, start: int, stop: int, *, enabled: bool = True) -> Iterator[Progress]:
+    def progress(self, name: str, start: int, stop: int, *, enabled: bool = True) -> Generator[Progress]:
         """Progress from ``start`` to ``stop``."""
         with Progress(self._console, name, start, stop, enabled=enabled and not self._console.quiet) as progress:
             yield progress

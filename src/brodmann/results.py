@@ -14,7 +14,7 @@ import pandas as pd
 
 from brodmann import features, verbs
 from brodmann.errors import Refused, Usage
-from brodmann.recipe import Split
+from brodmann.settings import Split
 from brodmann.run import Run
 from brodmann.tasks import areas as areas_task
 from brodmann.tasks import search as search_task
@@ -190,16 +190,17 @@ def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None =
 def label_from(table: ad.AnnData, found: Score) -> None:
     """Put a score's truth and predictions into the table, as columns ``truth`` and ``predicted``; empty elsewhere."""
     obs = cast("pd.DataFrame", table.obs)
-    ids = obs["id"].astype(str)
+    ids = cast("Any", obs["id"].astype(str))
     for name, values in (("truth", found.truth), ("predicted", found.predicted)):
         obs[name] = ids.map(values.astype(str)).fillna("").to_numpy()
 
 
 def _neighbours(table: ad.AnnData, found: Score, *, queries: int = 5, k: int = 6) -> dict[str, list[str]]:
     """Nearest places of a few held-out rows of different areas, from other brains (or sections, if there is one)."""
-    areas = [name for name in found.classes if (found.truth == name).any()]
+    truth = cast("Any", found.truth)
+    areas = [name for name in found.classes if (truth == name).any()]
     chosen = areas[:: max(1, len(areas) // queries)][:queries]
-    picked = {name: found.truth.index[found.truth == name] for name in chosen}
+    picked = {name: truth.index[truth == name] for name in chosen}
     ids = [str(index[len(index) // 2]) for index in picked.values()]
     across = cast("pd.DataFrame", table.obs)["subject"].nunique() > 1
     near = search_task.search(table, ids, k=k, across=across, exclude_mm=0.5)

@@ -19,7 +19,7 @@ from brodmann import atomic, checkpoint, environment, manifest, weights
 from brodmann import lock as locks
 from brodmann.errors import Changed, Corrupt, Usage
 from brodmann.progress import Say
-from brodmann.recipe import diff, digest, plain, read_toml, to_toml
+from brodmann.settings import diff, digest, plain, read_toml, to_toml
 
 FORMAT = 1
 _FIRST = {locks.NAME, "recipe.toml", "environment.json", "run.json"}

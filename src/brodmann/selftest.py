@@ -1,4 +1,4 @@
-"""``brodmann check``: is this machine ready, and does a small run come back bit for bit?"""
+"""``brodmann check``: is this machine ready, and does a small run come back bit for bit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def check() -> tuple[str, bool]:
     lines += [f"  {name:13s}{_version(name)}" for name in _PACKAGES]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none (CPU)"
     free = shutil.disk_usage(Path.cwd()).free
-    lines.append(f"GPU {device}; {os.cpu_count()} cores, {torch.get_num_threads()} threads; {free / 1e9:.0f} GB free here")
+    lines.append(
+        f"GPU {device}; {os.cpu_count()} cores, {torch.get_num_threads()} threads; {free / 1e9:.0f} GB free here"
+    )
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         healthy, verdict = _resumes(Path(folder))
@@ -50,6 +52,9 @@ def _resumes(folder: Path) -> tuple[bool, str]:
     with contextlib.suppress(Interrupted):
         verbs.fit(recipe, source, folder / "parts", quiet=True, until=4)
     parts = verbs.fit(recipe, source, folder / "parts", quiet=True)
-    a, b = whole.weights(), parts.weights()
+    (a, _), (b, _) = whole.weights(), parts.weights()
     same = all(bool((a[name] == b[name]).all()) for name in a)
-    return same, "trained, stopped, resumed: bit-identical" if same else "a resumed run differs from an uninterrupted one"
+    return (
+        same,
+        "trained, stopped, resumed: bit-identical" if same else "a resumed run differs from an uninterrupted one",
+    )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from brodmann.errors import Leak, Refused, Usage
-from brodmann.recipe import Split
+from brodmann.settings import Split
 
 AXES = ("x_mm", "y_mm", "z_mm")
 

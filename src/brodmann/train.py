@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from brodmann import compute
 from brodmann.errors import Diverged, Interrupted
 from brodmann.progress import Progress, Say
-from brodmann.recipe import Fit
+from brodmann.settings import Fit
 from brodmann.run import Run
 from brodmann.samples import Batch, Loss, Samples, prefetch
 from brodmann.signals import Stop
@@ -25,7 +25,9 @@ from brodmann.signals import Stop
 class Model(Protocol):
     """What the loop needs of a model, besides being an ``nn.Module``."""
 
-    def loss(self, batch: Batch) -> Loss: ...
+    def loss(self, batch: Batch) -> Loss:
+        """The scalar to minimise, and what to log."""
+        ...
 
 
 class _Step(nn.Module):

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from brodmann import compute, features
-from brodmann import recipe as recipes
+from brodmann import settings as recipes
 from brodmann.errors import Refused, Usage
 from brodmann.ledger import Ledger
 from brodmann.progress import Say
@@ -145,16 +145,12 @@ def _open(out: str | Path, recipe: Any, fingerprint: str, data: str, say: Say) -
     """The run folder; one process makes it, then the others find it."""
     for turn in range(2):
         if (compute.rank() == 0) == (turn == 0):
-            run = Run.open(
-                out, recipe=recipe, system=name_of(recipe), data_fingerprint=fingerprint, data=data, say=say
-            )
+            run = Run.open(out, recipe=recipe, system=name_of(recipe), data_fingerprint=fingerprint, data=data, say=say)
         compute.barrier()
     return run  # pyright: ignore[reportPossiblyUnboundVariable]
 
 
-def embed(
-    run: Run | str | Path, data: Any = None, *, controls: bool = True, quiet: bool = False
-) -> ad.AnnData:
+def embed(run: Run | str | Path, data: Any = None, *, controls: bool = True, quiet: bool = False) -> ad.AnnData:
     """One row per sample: features, coordinates, labels and the control features; the same call again resumes.
 
     Parameters
@@ -217,7 +213,9 @@ def _ledger(run: Run, samples: Any, key: str, say: Say) -> Ledger:
 
 def _describe(model: Any, samples: Any, made: Any, rows: range) -> dict[str, Any]:
     """Features of one shard, and its control features, read in batches so that memory does not grow with the shard."""
-    arrays: dict[str, list[Any]] = {"X": [v.astype(np.float16) for _, v in model.describe(samples, rows.start, rows.stop)]}
+    arrays: dict[str, list[Any]] = {
+        "X": [v.astype(np.float16) for _, v in model.describe(samples, rows.start, rows.stop)]
+    }
     for start in range(rows.start, rows.stop, 64) if made else ():
         batch = samples.read(np.arange(start, min(start + 64, rows.stop)))
         for name, describe in made.items():
@@ -279,9 +277,10 @@ def load(path: str | Path) -> Run:
 
 
 def targets(table: ad.AnnData) -> list[str]:
-    """Label columns of a table: what can be scored."""
+    """Columns of a table that name classes: what `score areas` can be asked."""
     known = {"id", "subject", "section", "x_um", "y_um", "angle_deg", "x_mm", "y_mm", "z_mm", "u_mm", "v_mm"}
-    return [name for name in cast("pd.DataFrame", table.obs).columns if name not in known]
+    obs = cast("pd.DataFrame", table.obs)
+    return [name for name in obs.columns if name not in known and not pd.api.types.is_numeric_dtype(obs[name])]
 
 
 def describe_recipes() -> str:

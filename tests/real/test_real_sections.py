@@ -10,7 +10,7 @@ import pytest
 
 from brodmann.datasets import dlpfc, glt1
 from brodmann.patches import readers, tissue
-from brodmann.validate import validate
+from brodmann.inspection import validate
 
 DATA = os.environ.get("BRODMANN_DATA")
 pytestmark = pytest.mark.skipif(DATA is None, reason="needs public data: set BRODMANN_DATA")

@@ -131,7 +131,7 @@ class ImageSection:
     stated_dark : bool or None
         Polarity a sidecar states; None measures it.
     notes : list of str
-        Remarks that `brodmann.validate` prints.
+        Remarks that `brodmann.inspection` prints.
     """
 
     id: str

@@ -66,14 +66,14 @@ class CytoNet(nn.Module):
 
         Batches are cut from ``start``, so that a shard's bytes do not depend on where a run was interrupted.
         """
-        was_training = self.training
+        was_training, names = self.training, cast("Any", samples.places["id"]).to_numpy(str)
         self.eval()
         where = next(self.parameters()).device
         try:
             for first in range(start, len(samples) if stop is None else stop, batch):
                 rows = np.arange(first, min(first + batch, len(samples) if stop is None else stop))
                 read = {key: value.to(where) for key, value in samples.read(rows).items()}
-                ids = cast("list[str]", samples.places["id"].iloc[rows].tolist())
+                ids = names[rows].tolist()
                 yield ids, self.features(read).cpu().numpy()
         finally:
             self.train(was_training)

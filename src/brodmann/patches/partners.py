@@ -30,13 +30,13 @@ class PartnerSampler:
     """
 
     def __init__(self, places: pd.DataFrame, partners: Partners) -> None:
-        from scipy.spatial import cKDTree
+        from scipy import spatial
 
         self.partners = partners
         self.coordinates = coordinates(places, partners)
         self.subject = codes(places["subject"])
         self.section = codes(places["section"])
-        self._tree: Any = cKDTree(self.coordinates) if partners.reach_mm > 0 else None
+        self._tree: Any = cast("Any", spatial).cKDTree(self.coordinates) if partners.reach_mm > 0 else None
         if partners.reach_mm > 0:
             self._prove_reach(places)
 
@@ -96,7 +96,7 @@ class PartnerSampler:
         return chosen.ravel()
 
 
-def codes(column: pd.Series[Any]) -> NDArray[np.int64]:
+def codes(column: Any) -> NDArray[np.int64]:
     """Integer codes of a column of names, in sorted order of the names."""
     return np.asarray(pd.factorize(column, sort=True)[0], dtype=np.int64)
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pydantic
 
-from brodmann.recipe import Fit, Split, settings
+from brodmann.settings import Fit, Split, settings
 
 
 @settings
@@ -42,7 +42,7 @@ class Partners:
     metric: Literal["space", "sheet"] = "space"
     """Measure distance in 3-D space, or along the cortical sheet where the data know it."""
     scope: Literal["section", "within", "across", "both"] = "both"
-    """Partners from the same section (for sections that were never registered), the same brain, other brains, either."""
+    """Partners from the same section (sections that were never registered), the same brain, other brains, either."""
     same_section: bool = False
     """Allow the partner on the same section (easier: staining, vessels and folds leak)."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from brodmann.patches import tissue, views
 from brodmann.patches.partners import PartnerSampler, coordinates
 from brodmann.patches.recipe import Recipe
 from brodmann.patches.source import Section, Source
-from brodmann.recipe import plain
+from brodmann.settings import plain
 from brodmann.samples import Batch, stream
 
 _PLACE = ("id", "subject", "section", "x_um", "y_um", "angle_deg", "x_mm", "y_mm", "z_mm", "u_mm", "v_mm")
@@ -70,7 +70,7 @@ class PatchSamples:
         if part == "train" and recipe.split.fold is not None:
             fold = splits.folds(everything, recipe.split)[0]
             everything = everything.iloc[fold.train].reset_index(drop=True)
-        self.places = everything[[name for name in _PLACE if name in everything]].copy()
+        self.places: pd.DataFrame = cast("pd.DataFrame", everything[[name for name in _PLACE if name in everything]]).copy()
         self.labels = everything[[name for name in everything if name not in _PLACE and not str(name).startswith("_")]]
         self._section_of = everything["_section"].to_numpy(np.int64)
         self._xy = self.places[["x_um", "y_um", "angle_deg"]].to_numpy(np.float64)
@@ -78,7 +78,7 @@ class PatchSamples:
         self._subject = pd.factorize(self.places["subject"], sort=True)[0]
         self._partners: PartnerSampler | None = None
         key = json.dumps([source.fingerprint, plain(recipe)["samples"], len(everything), part, plain(recipe)["split"]])
-        body = pd.util.hash_pandas_object(self.places, index=False).to_numpy().tobytes()
+        body = cast("Any", pd).util.hash_pandas_object(self.places, index=False).to_numpy().tobytes()
         self.fingerprint = hashlib.sha256(key.encode() + body).hexdigest()
 
     def __len__(self) -> int:

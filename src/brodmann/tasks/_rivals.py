@@ -16,6 +16,7 @@ from brodmann.tasks._probe import fit_predict
 Codes = NDArray[np.int64]
 
 CENTRES = 200
+SMOOTH = "smooth linear functions ({})"
 _AGREE = 0.3
 
 
@@ -97,7 +98,7 @@ def from_position(
         for train, test in parts:
             x = place_features(xy, train, seed)
             smooth.append(fit_predict("linear", x[train], codes[train], groups[train], x[test], seed)[0])
-        found[f"smooth linear functions ({name})"] = np.concatenate(smooth)
+        found[SMOOTH.format(name)] = np.concatenate(smooth)
     return found
 
 

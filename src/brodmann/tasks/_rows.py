@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from brodmann import splits
 from brodmann.errors import Refused, Usage
-from brodmann.recipe import Split, plain
+from brodmann.settings import Split, plain
 from brodmann.splits import Fold
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from brodmann import splits
 from brodmann.errors import Refused
-from brodmann.recipe import Split
+from brodmann.settings import Split
 from brodmann.samples import stream
 from brodmann.splits import Fold
 from brodmann.tasks import _metrics as metrics
@@ -129,8 +129,9 @@ def areas(
         given = {**_rows.baselines(table)}
         given |= {name: _rows.aligned(table, other, name) for name, other in (extra_tables or {}).items()}
         coordinates = _where(obs)
-        form, position = _best_position(coordinates, codes, group, parts, size, seed, truth)
-        found["coordinates only"] = position
+        forms = rivals.from_position(coordinates, codes, group, parts, size, seed)
+        form = _best(forms, truth, size)
+        found["coordinates only"] = forms[form]
         found |= {name: read_out(features) for name, features in given.items()}
         found["chance"] = rivals.chance(codes, parts, seed)
         notes = {
@@ -139,7 +140,9 @@ def areas(
         }
         for name, rival in found.items():
             against[name], gains[name] = _rival(value, headline, truth, rival, size, boot, notes.get(name, ""))
-        more |= _together(x, given, coordinates, codes, group, parts, found, truth, size, boot, seed, read_out)
+        more |= _together(
+            x, given, coordinates, codes, group, parts, {**found, **forms}, truth, size, boot, seed, read_out
+        )
         against["spatial null"], more["features, as the null"] = _null(x, obs, brain, codes, made, size, probe, seed)
         if against["coordinates only"].value >= value:
             remarks.append(
@@ -227,14 +230,10 @@ def _where(obs: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
     return {name: best} | ({"space": splits.positions(obs)} if name == "sheet" else {})
 
 
-def _best_position(
-    where: dict[str, NDArray[np.float64]], codes: Codes, group: Any, parts: Parts, size: int, seed: int, truth: Codes
-) -> tuple[str, Codes]:
-    """Take the strongest form of the coordinates-only rival: choosing it on the held-out rows favours the rival."""
-    forms = rivals.from_position(where, codes, group, parts, size, seed)
+def _best(forms: Mapping[str, Codes], truth: Codes, size: int) -> str:
+    """Name the strongest form of the coordinates-only rival: choosing it on the held-out rows favours the rival."""
     values = {name: float(metrics.macro_f1(metrics.confusion(truth, said, size))) for name, said in forms.items()}
-    best = max(values, key=lambda name: values[name])
-    return best, forms[best]
+    return max(values, key=lambda name: values[name])
 
 
 def _rival(
@@ -270,23 +269,19 @@ def _together(
     pairs: dict[str, tuple[Codes, str]] = {}
     if "statistics" in given:
         pairs["statistics + features"] = read_out(np.hstack([x, given["statistics"]])), "statistics"
-    xy = next(iter(where.values()))
+    kind, xy = next(iter(where.items()))
     joined: list[Codes] = []
-    alone: list[Codes] = []
     for train, test in parts:
         smooth = rivals.place_features(xy, train, seed)
         both = np.hstack([smooth, x])
         joined.append(fit_predict("linear", both[train], codes[train], group[train], both[test], seed)[0])
-        alone.append(fit_predict("linear", smooth[train], codes[train], group[train], smooth[test], seed)[0])
-    pairs["coordinates + features"] = np.concatenate(joined), "coordinates"
-    before = {**found, "coordinates": np.concatenate(alone)}
+    pairs["coordinates + features"] = np.concatenate(joined), rivals.SMOOTH.format(kind)
     result: dict[str, Estimate] = {}
     for name, (said, without) in pairs.items():
         own = float(metrics.macro_f1(metrics.confusion(truth, said, size)))
         draws = metrics.macro_f1(boot.confusions(truth, said, size))
-        _, gain = _rival(own, draws, truth, before[without], size, boot)
-        over = "the same linear readout of coordinates" if without == "coordinates" else without
-        note = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over {over} ({own - gain.value:.3f})"
+        _, gain = _rival(own, draws, truth, found[without], size, boot)
+        note = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over {without} ({own - gain.value:.3f})"
         result[name] = metrics.estimate(own, draws, note)
     return result
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from brodmann import splits
 from brodmann.errors import Refused, Usage
-from brodmann.recipe import Split
+from brodmann.settings import Split
 from brodmann.samples import stream
 from brodmann.splits import Fold
 from brodmann.tasks import _metrics as metrics

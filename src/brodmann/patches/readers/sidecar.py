@@ -23,7 +23,7 @@ import pydantic
 from numpy.typing import NDArray
 
 from brodmann.errors import Corrupt, Refused
-from brodmann.recipe import settings
+from brodmann.settings import settings
 from brodmann.space import SPACES, Space
 
 LIMIT_BYTES = 200_000_000

@@ -1,0 +1,305 @@
+"""Look before you leap: what a data set is, said on one screen and shown in one picture."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brodmann.errors import BrodmannError
+from brodmann.patches import tissue
+from brodmann.patches.source import Section, Source
+from brodmann.space import Space
+
+_WORDS = {
+    "r": "right",
+    "l": "left",
+    "a": "anterior",
+    "p": "posterior",
+    "s": "superior",
+    "i": "inferior",
+}
+
+
+@dataclass
+class Report:
+    """What `validate` found; ``str(report)`` is one screen.
+
+    Parameters
+    ----------
+    name, reader : str
+        Data set, and the layout that was recognised.
+    verdict : {"good", "usable", "refused"}
+        Usable: some files are skipped or something looks odd.
+    facts : list of (str, str)
+        Label and value, in reading order.
+    concerns : list of str
+        What looks odd, and what to do.
+    skipped : list of (str, str)
+        Files left out, and why.
+    source : Source or None
+        The opened data; None when refused.
+    """
+
+    name: str
+    reader: str
+    verdict: str
+    facts: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    concerns: list[str] = field(default_factory=list[str])
+    skipped: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    source: Source | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 nothing skipped, 3 some files skipped, 6 refused."""
+        return 6 if self.verdict == "refused" else 3 if self.skipped else 0
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {self.verdict}"]
+        lines.extend(f"  {label:<12} {value}" for label, value in self.facts)
+        lines.extend(f"  ! {text}" for text in self.concerns[:8])
+        if len(self.concerns) > 8:
+            lines.append(f"  ! and {len(self.concerns) - 8} more remarks")
+        shown = self.skipped[:8]
+        lines.extend(f"  skipped      {file}: {_short(reason)}" for file, reason in shown)
+        if len(self.skipped) > len(shown):
+            lines.append(f"  skipped      and {len(self.skipped) - len(shown)} more")
+        return "\n".join(lines)
+
+    def picture(self, path: str | Path, *, limit: int = 20) -> Path:
+        """Write a contact sheet: sections with outline of tissue, 1-mm bar, and where the space's axes point.
+
+        Parameters
+        ----------
+        path : path
+            PNG to write.
+        limit : int
+            Most sections shown, evenly chosen.
+
+        Raises
+        ------
+        Refused
+            When nothing could be opened.
+        """
+        from brodmann.errors import Refused
+
+        if self.source is None:
+            raise Refused(f"a picture of {self.name} needs readable sections.", found="none.")
+        return _contact_sheet(self.source, Path(path), limit)
+
+
+def validate(path: str | Path) -> Report:
+    """Open a data set as `brodmann.fit` would, and say what it is and what looks odd.
+
+    Every section is read once at low magnification, so files that only break when decoded are found too.
+
+    Parameters
+    ----------
+    path : path
+        Folder of sections, one image, or ``sections.json``.
+
+    Returns
+    -------
+    Report
+        Bad data are a verdict, not an exception.
+    """
+    from brodmann.patches import readers
+
+    path = Path(path)
+    try:
+        source = readers.read(path)
+    except (BrodmannError, OSError) as error:
+        return Report(path.name, "none", "refused", concerns=[str(error)])
+    report = Report(source.name, source.reader, "good", skipped=list(source.skipped), source=source)
+    sections: list[Section] = []
+    dark: Counter[bool] = Counter()
+    empty: list[str] = []
+    for section in source.sections:
+        try:
+            overview = section.overview(_coarse(section, 512))
+            dark[section.dark_stain] += 1
+        except BrodmannError as error:
+            report.skipped.append((section.id, str(error)))
+            continue
+        if not tissue.mask(overview).any():
+            empty.append(section.id)
+        sections.append(section)
+    source.sections = sections
+    if not sections:
+        report.verdict, report.source = "refused", None
+        report.concerns.append("no section can be decoded.")
+        return report
+    _describe(report, source, dark)
+    _doubt(report, source, dark, empty)
+    if report.concerns or report.skipped:
+        report.verdict = "usable"
+    return report
+
+
+def _describe(report: Report, source: Source, dark: Counter[bool]) -> None:
+    sections = source.sections
+    subjects = Counter(section.subject for section in sections)
+    sizes = sorted({float(f"{section.native_um:.4g}") for section in sections})
+    channels = sorted({section.channels for section in sections})
+    span = _span(source)
+    points = sum(0 if section.points is None else len(section.points) for section in sections)
+    labels = sorted({str(name) for s in sections if s.points is not None for name in s.points.columns} - _OWN)
+    width, height = (max(getattr(s, side) for s in sections) / 1000 for side in ("width_um", "height_um"))
+    most = ", ".join(f"{name} ({count})" for name, count in subjects.most_common(6))
+    report.facts += [
+        ("read as", report.reader),
+        ("sections", f"{len(sections)} of {len(subjects)} subject{'s' * (len(subjects) > 1)}: {most}"),
+        ("pixel size", " to ".join(f"{size:g}" for size in dict.fromkeys((sizes[0], sizes[-1]))) + " um"),
+        ("image size", f"up to {width:.1f} x {height:.1f} mm"),
+        ("channels", " and ".join(map(str, channels))),
+        ("stain", "dark on bright" if not dark[False] else "bright on dark" if not dark[True] else "mixed"),
+        ("space", f"{source.space.name} (mm, axes {source.space.orientation}); origin: {source.space.origin}"),
+        ("centres span", " x ".join(f"{value:.1f}" for value in span) + " mm"),
+        ("points", f"{points:,}" + (f" with {', '.join(labels[:6])}" if labels else "") if points else "none"),
+        ("fingerprint", source.fingerprint[:16]),
+    ]
+    notes = Counter(note for section in sections for note in cast("list[str]", getattr(section, "notes", [])))
+    for note, count in notes.most_common(3):
+        report.facts.append(("note", f"{note} ({count} section{'s' * (count > 1)})"))
+
+
+_OWN = {"x_um", "y_um", "angle_deg", "u_mm", "v_mm"}
+
+
+def _doubt(report: Report, source: Source, dark: Counter[bool], empty: list[str]) -> None:
+    sections = source.sections
+    ums = np.array([section.native_um for section in sections])
+    odd = np.abs(np.log(ums / np.median(ums))) > math.log(1.5)
+    if odd.any():
+        names = ", ".join(section.id for section, bad in zip(sections, odd, strict=True) if bad)
+        usual = f"{np.median(ums):.4g} um"
+        report.concerns.append(f"pixel size is not the usual {usual}: {names[:120]}")
+    if dark[True] and dark[False]:
+        few = dark[True] < dark[False]
+        names = ", ".join(section.id for section in sections if section.dark_stain == few)
+        report.concerns.append(f"stain polarity is mixed; {names[:120]} differ. State dark_stain if this is wrong.")
+    if empty:
+        report.concerns.append(f"no tissue found on {len(empty)}: {', '.join(empty)[:120]}")
+    sides = [max(section.width_um, section.height_um) / 1000 for section in sections]
+    if max(sides) > 250 or max(sides) < 0.2:
+        report.concerns.append(f"sections are {max(sides):.3g} mm wide: is the pixel size in um?")
+    if len({section.subject for section in sections}) == 1 and len(sections) > 1:
+        report.facts.append(("note", 'splits by brain need more than one subject; state "subject" if there are more'))
+    if source.space.name == "unregistered":
+        report.facts.append(("note", "sections are not registered: distances hold within a section only"))
+        return
+    centres = np.array([_centre(section) for section in sections])
+    same = [
+        (sections[i].id, sections[j].id)
+        for i in range(len(sections))
+        for j in range(i + 1, min(i + 50, len(sections)))
+        if sections[i].subject == sections[j].subject and np.linalg.norm(centres[i] - centres[j]) < 1e-4
+    ]
+    if same:
+        report.concerns.append(
+            f"{len(same)} pairs of sections lie at the very same place, e.g. {same[0][0]}, {same[0][1]}"
+        )
+    slabs = [np.linalg.norm(_directions(section)[0]) for section in sections]
+    if max(slabs) > 1.25 or min(slabs) < 0.8:
+        report.concerns.append(
+            f"registration stretches sections by {min(slabs):.2f} to {max(slabs):.2f}: a wrong pixel size or transform?"
+        )
+
+
+def _short(reason: str) -> str:
+    """First lines of a reason, on one line."""
+    text = " ".join(part.strip() for part in reason.splitlines())
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+def _coarse(section: Section, px: int) -> float:
+    return max(section.width_um, section.height_um) / px
+
+
+def _centre(section: Section) -> NDArray[np.float64]:
+    return section.place(np.array([[section.width_um / 2, section.height_um / 2]]))[0]
+
+
+def _span(source: Source) -> NDArray[np.float64]:
+    return np.ptp(np.array([_centre(section) for section in source.sections]), axis=0)
+
+
+def _directions(section: Section) -> NDArray[np.float64]:
+    """Rightwards and upwards on the section, as (2, 3) in the space: mm per mm on the slide."""
+    x, y = section.width_um / 2, section.height_um / 2
+    at = section.place(np.array([[x, y], [x + 1000, y], [x, y - 1000]]))
+    return at[1:] - at[0]
+
+
+def _axis_word(direction: NDArray[np.float64], space: Space) -> str:
+    """Word for where a direction mainly points, e.g. 'left' or '+y'."""
+    axis = int(np.argmax(np.abs(direction)))
+    letter, forward = space.orientation[axis], bool(direction[axis] > 0)
+    if letter not in _WORDS:
+        return f"{'+' if forward else '-'}{letter}"
+    opposite = {"r": "l", "l": "r", "a": "p", "p": "a", "s": "i", "i": "s"}
+    return _WORDS[letter if forward else opposite[letter]]
+
+
+def _contact_sheet(source: Source, path: Path, limit: int) -> Path:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    chosen = [
+        source.sections[i]
+        for i in np.unique(
+            np.linspace(0, len(source.sections) - 1, min(limit, len(source.sections))).round().astype(int)
+        )
+    ]
+    columns = min(5, len(chosen))
+    rows = math.ceil(len(chosen) / columns)
+    figure: Any = Figure(figsize=(3.0 * columns, 2.6 * rows + 0.4), dpi=120, layout="constrained")
+    figure.suptitle(f"{source.name}: {len(source.sections)} sections in {source.space.name}; bar 1 mm", fontsize=9)
+    axes: Any = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, section in zip(axes, chosen, strict=False):
+        _show(axis, section, source.space)
+    FigureCanvasAgg(figure).print_png(str(path))
+    return path
+
+
+def _show(axis: Any, section: Section, space: Space) -> None:
+    """One section: pixels, outline of tissue, own points, bar, axis words."""
+    pixel_um = _coarse(section, 360)
+    overview = section.overview(pixel_um)
+    found = tissue.mask(overview)
+    width, height = section.width_um / 1000, section.height_um / 1000
+    mm = pixel_um / 1000
+    extent = (0, overview.shape[2] * mm, overview.shape[1] * mm, 0)
+    picture = np.moveaxis(overview, 0, -1)
+    axis.imshow(picture if section.channels == 3 else picture[..., 0], cmap="gray", vmin=0, vmax=255, extent=extent)
+    if found.any() and not found.all():
+        centres = [(np.arange(size) + 0.5) * mm for size in (found.shape[1], found.shape[0])]
+        axis.contour(*centres, found.astype(float), levels=[0.5], colors="#00a050", linewidths=0.6)
+    if section.points is not None:
+        some = section.points.iloc[:: max(len(section.points) // 300, 1)]
+        axis.plot(some["x_um"] / 1000, some["y_um"] / 1000, ",", color="#d04000")
+    axis.plot(
+        [0.04 * width, 0.04 * width + 1], [0.95 * height] * 2, color="#c00000", linewidth=2, solid_capstyle="butt"
+    )
+    right, up = _directions(section)
+    through = np.cross(right, up)
+    if space.name != "unregistered":
+        blue = "#2040c0"
+        # The arrow runs from the word (tip) back to the corner in matplotlib's terms, hence "<-".
+        arrow: dict[str, Any] = {"arrowprops": {"arrowstyle": "<-", "color": blue}, "color": blue, "fontsize": 6}
+        arrow |= {"xycoords": "axes fraction", "ha": "center", "va": "center"}
+        for word, tip in ((_axis_word(right, space), (0.3, 0.08)), (_axis_word(up, space), (0.08, 0.32))):
+            axis.annotate(word, xy=(0.08, 0.08), xytext=tip, **arrow)
+        depth = _centre(section)[int(np.argmax(np.abs(through)))]
+        title = f"{section.id}  ({'xyz'[int(np.argmax(np.abs(through)))]} {depth:.2f} mm)"
+    else:
+        title = f"{section.id}  ({section.subject})"
+    axis.set_title(title, fontsize=6)
+    axis.set_axis_off()
