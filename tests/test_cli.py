@@ -1,0 +1,245 @@
+"""The shell: what each command parses, prints and returns; the work itself is tested where it is done."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from brodmann import cli, errors, selftest, train, verbs
+
+
+def run(*words: str) -> int:
+    """Exit code of a command line."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main([str(word) for word in words])
+    return caught.value.code or 0
+
+
+@pytest.fixture
+def sections(tmp_path):
+    """Six small images of two brains, with a sidecar: dark stripes on a bright slide."""
+    folder = tmp_path / "sections"
+    folder.mkdir()
+    listed = []
+    for number in range(6):
+        rng = np.random.default_rng(number)
+        image = np.full((96, 128), 240.0)
+        image[12:84, 12:116] = 120 + 40 * np.sin(np.arange(104) / (3 + number % 3)) + rng.normal(0, 10, (72, 104))
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / f"s{number}.png")
+        to_mm = [[0.001, 0, 0], [0, 0, number * 0.1], [0, -0.001, 5.0]]
+        listed.append({"file": f"s{number}.png", "subject": f"B{number % 2}", "to_mm": to_mm})
+    (folder / "sections.json").write_text(json.dumps({"space": "ccf_v3", "pixel_um": 50.0, "sections": listed}))
+    return folder
+
+
+SMALL = (
+    "samples.where=grid", "samples.size_px=16", "samples.pixel_um=50", "samples.spacing_mm=0.4",
+    "partners.metric=space", "partners.reach_mm=0.6", "split.by=section", "split.folds=2", "fit.steps=3", "fit.batch=4",
+    "fit.warmup_steps=1",
+)  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------------ --set
+
+
+def test_changes_are_toml_and_bare_words_are_text():
+    given = (
+        "fit.steps=300",
+        "fit.lr=1e-3",
+        "encoder.kind=vit",
+        "partners.same_section=true",
+        'a = "b=c"',
+        "x=[1, 2]",
+        "y=",
+    )
+    assert cli._changes(given) == {
+        "fit.steps": 300, "fit.lr": 1e-3, "encoder.kind": "vit", "partners.same_section": True, "a": "b=c", "x": [1, 2],
+        "y": "",
+    }  # fmt: skip
+    assert cli._changes(()) == {}
+
+
+def test_changes_and_paths_reach_the_verb(monkeypatch, tmp_path, capsys):
+    seen = {}
+
+    def fit(recipe, data, out, **rest):
+        seen.update(recipe=recipe, data=data, out=out, **rest)
+        return SimpleNamespace(path=out)
+
+    monkeypatch.setattr(verbs, "fit", fit)
+    out = tmp_path / "a run with spaces"
+    assert (
+        run("fit", "patches-tiny", "--data", "phantom", "--out", out, "--set", "fit.steps=3", "seed=9", "--threads", 1)
+        == 0
+    )
+    assert (seen["recipe"].fit.steps, seen["recipe"].seed) == (3, 9)
+    assert (seen["data"], seen["out"], seen["threads"]) == ("phantom", out, 1)
+    assert f"brodmann embed {out}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("patches-tinny",), "did you mean 'patches-tiny'"),
+        (("patches-tiny", "--set", "fit.stepz=3"), "fit.stepz: unknown key. Did you mean 'steps'?"),
+        (("patches-tiny", "--set", "fit.steps"), "KEY=VALUE"),
+        (("patches-tiny", "--set", "fit.steps=many"), "fit.steps: "),
+        (("patches-tiny", "--set", "fit.steps.deep=1"), "override 'fit.steps.deep'"),
+        (("nowhere.toml",), "'nowhere.toml' should be a recipe"),
+    ],
+)
+def test_a_wrong_recipe_or_change_is_usage(words, said, tmp_path, capsys):
+    assert run("fit", words[0], "--data", "phantom", "--out", tmp_path / "run", *words[1:]) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.out == ""
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("fti",), ("fit",), ("fit", "patches-tiny", "--outt", "x"), ("score", "x", "arias")]
+)
+def test_a_wrong_command_line_is_usage(words, capsys):
+    assert run(*words) == 2
+    assert capsys.readouterr().err
+
+
+# -------------------------------------------------------------------------------------------------------- exit codes
+
+
+def every_error() -> list[type[errors.BrodmannError]]:
+    return [e for e in vars(errors).values() if inspect.isclass(e) and issubclass(e, errors.BrodmannError)][1:]
+
+
+@pytest.mark.parametrize("error", every_error(), ids=lambda error: error.__name__)
+def test_an_error_becomes_its_exit_code_and_one_message(error, monkeypatch, tmp_path, capsys):
+    def fail(*_, **__):
+        raise error("this should be so.", found="that [red].", cause="a cause.", do="do this.")
+
+    monkeypatch.setattr(verbs, "fit", fail)
+    assert run("fit", "patches-tiny", "--data", "phantom", "--out", tmp_path) == error.exit_code
+    told = capsys.readouterr().err
+    assert told.startswith(f"{error.__name__}: this should be so.")
+    assert all(part in told for part in ("found: that [red].", "likely cause: a cause.", "what to do: do this."))
+    assert "Traceback" not in told
+
+
+def test_exit_codes_are_the_promised_ones():
+    codes = {error.__name__: error.exit_code for error in every_error()}
+    assert codes == {
+        "Usage": 2, "Changed": 2, "Refused": 6, "Leak": 6, "SpaceMismatch": 6, "Corrupt": 4, "NoRoom": 4,
+        "Unwritable": 4, "Diverged": 4, "Locked": 5, "Interrupted": 130,
+    }  # fmt: skip
+
+
+def test_a_second_signal_stops_at_once(monkeypatch, tmp_path, capsys):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verbs, "fit", stop)
+    assert run("fit", "patches-tiny", "--data", "phantom", "--out", tmp_path) == 130
+    assert "resumes" in capsys.readouterr().err
+
+
+def test_an_unknown_failure_is_not_swallowed(monkeypatch, tmp_path):
+    def fail(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(verbs, "fit", fail)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["fit", "patches-tiny", "--data", "phantom", "--out", str(tmp_path)])
+
+
+@pytest.mark.parametrize(("skipped", "code"), [([], 0), ([("a.png", "damaged")], 3)])
+def test_embed_says_that_items_were_skipped(skipped, code, monkeypatch, tmp_path, capsys):
+    table = SimpleNamespace(n_obs=1234, n_vars=56)
+    monkeypatch.setattr(verbs, "embed", lambda *_, **__: table)
+    monkeypatch.setattr(verbs, "targets", lambda _: ["area", "layer"])
+    monkeypatch.setattr(verbs, "skipped", lambda _: skipped, raising=False)
+    assert run("embed", tmp_path) == code
+    assert "1,234 rows of 56 features" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("healthy", "code"), [(True, 0), (False, 4)])
+def test_check_fails_when_a_resumed_run_differs(healthy, code, monkeypatch, capsys):
+    monkeypatch.setattr(selftest, "check", lambda: ("all [that] there is", healthy))
+    assert run("check") == code
+    assert "all [that] there is" in capsys.readouterr().out
+
+
+def test_recipes_are_listed_with_what_they_are_for(capsys):
+    assert run("recipes") == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in listed] == verbs.recipe_names()
+    assert all(len(row.split()) > 3 for row in listed)
+
+
+# ---------------------------------------------------------------------------------------------------- with real files
+
+
+def fit(sections, out, *more):
+    return run("fit", "patches-tiny", "--data", sections, "--out", out, "--threads", 1, "--set", *SMALL, *more)
+
+
+def test_data_that_are_not_there_are_refused(tmp_path, capsys):
+    assert fit(tmp_path / "nothing", tmp_path / "run") == 6
+    assert "check the path" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupted_run_goes_on_and_a_changed_recipe_is_refused(sections, tmp_path, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise errors.Interrupted("stopped after step 1 of 3; checkpoint written.", do="run the same command to go on.")
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "fit", interrupt)
+        assert fit(sections, out) == 130
+    assert "run the same command" in capsys.readouterr().err
+    assert run("embed", out) != 0
+    assert fit(sections, out, "seed=1") == 2
+    told = capsys.readouterr().err
+    assert "Changed" in told
+    assert "seed: 0 -> 1" in told
+    assert fit(sections, out) == 0
+    assert (out / "weights" / "model.safetensors").is_file()
+    assert fit(sections, out) == 0
+    assert "nothing to do" in capsys.readouterr().err
+    assert fit(sections, out, "fit.steps=4") == 2
+    assert "fit.steps: 3 -> 4" in capsys.readouterr().err
+
+
+def test_other_data_in_the_same_run_are_refused(sections, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert fit(sections, out) == 0
+    (sections / "s3.png").unlink()
+    listed = json.loads((sections / "sections.json").read_text())
+    listed["sections"] = [entry for entry in listed["sections"] if entry["file"] != "s3.png"]
+    (sections / "sections.json").write_text(json.dumps(listed))
+    assert fit(sections, out) == 2
+    assert "fingerprint" in capsys.readouterr().err
+
+
+def test_validate_tells_good_usable_and_refused_apart(sections, tmp_path, capsys):
+    assert run("validate", sections, "--picture", tmp_path / "sheet.png") == 0
+    told = capsys.readouterr().out
+    assert "6 of 2 subjects" in told
+    assert "ccf_v3" in told
+    assert (tmp_path / "sheet.png").stat().st_size > 10_000
+    whole = (sections / "s0.png").read_bytes()
+    (sections / "s0.png").write_bytes(whole[: len(whole) // 2])
+    assert run("validate", sections) == 3
+    assert "s0.png" in capsys.readouterr().out
+    assert run("validate", tmp_path / "nothing") == 6
+    assert "refused" in capsys.readouterr().out
+
+
+def test_a_verb_of_the_shell_is_a_verb_of_python():
+    import brodmann
+
+    assert set(cli.VERBS) - {"recipes", "check"} <= set(brodmann.__all__)
