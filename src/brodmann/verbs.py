@@ -161,6 +161,8 @@ def embed(run: Run | str | Path, data: Any = None, *, controls: bool = True, qui
         Defaults to what the run was trained on.
     controls : bool
         Also describe every sample with an untrained encoder and with hand-made statistics.
+    quiet : bool
+        Say nothing.
 
     Returns
     -------
