@@ -20,10 +20,10 @@ demo: $(READY)  ## train on the embedded phantom, score on a brain never seen, p
 	$(BIN)/brodmann map $(DEMO) area
 
 test: $(READY)  ## the default tests: offline, no GPU, minutes
-	$(BIN)/python -m pytest -q -m "not long" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not long" -n 2 --dist loadfile $(ARGS)
 
 test-long: $(READY)  ## everything, with the kill storms and the story tests that train for minutes
-	$(BIN)/python -m pytest -q $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 check: $(READY)  ## style, types, import contract, budgets, frozen flags
 	$(BIN)/ruff check src tests benchmarks

@@ -164,7 +164,7 @@ def cell(plan: Study, source, fold: int, seed: int, out: Path) -> pd.DataFrame:
         for count, name in ((None, "supervised, all labels"), (240, "supervised, 240 labels")):
             less = verbs.recipe(
                 plan.recipe,
-                {**plan.changes, "split.fold": fold, "seed": seed, "fit.steps": 600 if count is None else 300},
+                {**plan.changes, "split.fold": fold, "seed": seed, "fit.steps": 400 if count is None else 200},
             )
             found[name] = predict(
                 less, train, train.labels[plan.target], everything, rows, classes,

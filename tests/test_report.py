@@ -298,3 +298,13 @@ def test_chromium_shows_the_page_and_no_canary(tmp_path: Path) -> None:
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
     assert (np.abs(pixels.astype(int) - [99, 99, 99]).max(axis=1) < 3).mean() > 0.05, "the map is drawn, not blocked"
     assert len(np.unique(pixels, axis=0)) > 20
+
+
+def test_a_smaller_distance_is_the_better_one():
+    score = {"task": "search", "metric": "median mm", "value": 1.0, "baselines": {"random": 5.0, "coordinates": 0.5}}
+    score["gains"] = {
+        "random": {"value": -4.0, "interval": [-4.5, -3.5]},
+        "coordinates": {"value": 0.5, "low": 0.3, "high": 0.7},
+    }
+    assert Shown.of(score).rivals() == (["random"], [], ["coordinates"])
+    assert Shown.of({**score, "metric": "macro-F1"}).rivals() == (["coordinates"], [], ["random"])

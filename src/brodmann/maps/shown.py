@@ -109,12 +109,15 @@ class Shown:
 
         Decided by the interval of the paired gain where there is one, else by the values alone.
         """
+        # a distance is better when it is smaller
+        sign = -1.0 if self.metric.endswith("mm") else 1.0
         beaten: list[str] = []
         unclear: list[str] = []
         better: list[str] = []
         for name, item in self.baselines.items():
             gain = self.gains.get(name, Value(self.score.value - item.value))
             low, high = (gain.low, gain.high) if gain.between else (gain.value, gain.value)
+            low, high = sorted((sign * low, sign * high))
             if math.isfinite(low + high):
                 (beaten if low > 0 else better if high < 0 or low == high else unclear).append(name)
         return beaten, unclear, better
