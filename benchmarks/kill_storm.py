@@ -2,7 +2,8 @@
 
     python benchmarks/kill_storm.py --kills 20 --recipe patches-tiny --set fit.steps=300 fit.save_every=10
 
-Only kills that hit a live process past its start-up count. Exit status 0 if weights and feature table are the same.
+Only kills that hit a live process past its start-up count. A command that is done before its kills are used up is begun
+anew, and every finished run is compared. Exit status 0 if all weights, logs and feature tables are the same.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tempfile
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -74,60 +76,61 @@ def main() -> int:
         "--fit-delay", type=float, default=2.0, metavar="S", help="mean time from a logged step to the kill"
     )
     parser.add_argument(
-        "--embed-delay", type=float, default=2.0, metavar="S", help="mean time from the lock to the kill"
+        "--embed-delay", type=float, default=1.0, metavar="S", help="mean time from the lock to the kill"
     )
     parser.add_argument("--keep", type=Path, help="keep both runs and the log here")
     parser.add_argument("--result", type=Path, help="write the numbers here as JSON")
     given = parser.parse_args()
     out = Console(highlight=False)
     folder = given.keep or Path(tempfile.mkdtemp(prefix="kill-storm-"))
-    # the same last name in both, should a run ever write its own name into a file
-    calm, stormy, log = folder / "calm" / "run", folder / "stormy" / "run", folder / "log.txt"
     folder.mkdir(parents=True, exist_ok=True)
     # the bit-identity contract holds for one number of threads
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    program = [str(Path(sys.executable).with_name("brodmann"))]
+    program = str(Path(sys.executable).with_name("brodmann"))
     changes = ["--set", *given.changes] if given.changes else []
 
-    def command(verb: str, run: Path) -> list[str]:
-        if verb == "fit":
-            return [*program, "fit", given.recipe, "--data", given.data, "--out", str(run), *changes]
-        return [*program, "embed", str(run)]
-
-    storms: dict[str, Storm] = {}
-    for verb, delay, ready in (
-        ("fit", given.fit_delay, has_logged(stormy)),
-        ("embed", given.embed_delay, holds_lock(stormy)),
-    ):
-        kill_until_done(command(verb, calm), kills=0, seed=0, mean_delay_s=0, ready=ready, timeout_s=7200, log=log)
-        storms[verb] = kill_until_done(
-            command(verb, stormy), kills=given.kills, seed=given.seed, mean_delay_s=delay, ready=ready,
-            timeout_s=7200, log=log,
-        )  # fmt: skip
-        storm = storms[verb]
-        out.print(f"{verb}: {storm.effective} kills survived of {storm.tried} tried, {storm.seconds:.0f} s")
-    hashes = {name: (tree(calm / name), tree(stormy / name)) for names in WHAT.values() for name in names}
-    for name, (left, right) in hashes.items():
-        out.print(f"{name:14s} {left[:16]} {right[:16]} {'same' if left == right else 'DIFFERENT'}")
-    same = all(left == right for left, right in hashes.values())
-    if given.result:
-        given.result.write_text(
-            json.dumps(
-                {
-                    "date": date.today().isoformat(),
-                    "command": " ".join(sys.argv[1:]),
-                    "kills": {verb: storm.effective for verb, storm in storms.items()},
-                    "sha256": {name: {"calm": left, "stormy": right} for name, (left, right) in hashes.items()},
-                    "same": same,
-                },
-                indent=1,
-            )
-            + "\n"
+    def storm(verb: str, run: Path, kills: int, seed: int) -> Storm:
+        words = {"fit": [given.recipe, "--data", given.data, "--out", str(run), *changes], "embed": [str(run)]}
+        return kill_until_done(
+            [program, verb, *words[verb]],
+            kills=kills,
+            seed=seed,
+            mean_delay_s=given.fit_delay if verb == "fit" else given.embed_delay,
+            ready=has_logged(run) if verb == "fit" else holds_lock(run),
+            timeout_s=7200,
+            log=folder / "log.txt",
         )
-    if not given.keep and same:
+
+    # the same last name everywhere, should a run ever write its own name into a file
+    calm = folder / "calm" / "run"
+    result: dict[str, Any] = {"date": date.today().isoformat(), "command": " ".join(sys.argv[1:])}
+    same = True
+    for verb, names in WHAT.items():
+        if verb == "embed":
+            shutil.copytree(calm, folder / "trained")
+        storm(verb, calm, 0, 0)
+        wanted = {name: tree(calm / name) for name in names}
+        survived = tried = runs = 0
+        while survived < given.kills and runs < 10 * given.kills:
+            run = folder / f"{verb}-{runs}" / "run"
+            if verb == "embed":
+                shutil.copytree(folder / "trained", run)
+            done = storm(verb, run, given.kills - survived, given.seed + runs)
+            survived, tried, runs = survived + done.effective, tried + done.tried, runs + 1
+            found = {name: tree(run / name) for name in names}
+            same = same and found == wanted
+            for name in names:
+                verdict = "same" if found[name] == wanted[name] else "DIFFERENT"
+                out.print(f"{verb} {runs}: {done.effective:3d} kills  {name:14s} {found[name][:16]} {verdict}")
+        out.print(f"{verb}: {survived} kills survived of {tried} tried, in {runs} runs")
+        result[verb] = {"survived": survived, "tried": tried, "runs": runs, "sha256": wanted}
+    result["same"] = same
+    if given.result:
+        given.result.write_text(json.dumps(result, indent=1) + "\n")
+    if same and not given.keep:
         shutil.rmtree(folder)
     elif not same:
-        out.print(f"both runs are in {folder}")
+        out.print(f"all runs are in {folder}")
     return 0 if same else 1
 
 
