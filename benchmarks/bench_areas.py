@@ -57,7 +57,7 @@ def study(name: str, data: str | None) -> Study:
     if name == "dlpfc":
         from brodmann.datasets import dlpfc
 
-        return Study(name, "patches-dlpfc", "layer", (0, 1), dlpfc.open(data))
+        return Study(name, "patches-dlpfc", "layer", (0, 1), dlpfc.open(data), methods=("SpatialNCE", "SimCLR, crops"))
     from brodmann import phantom
 
     return Study(
@@ -258,6 +258,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--folds", type=int, nargs="*", help="only these folds (to share the work between processes)")
+    parser.add_argument("--only-seeds", type=int, nargs="*", help="only these seeds (likewise)")
     parser.add_argument("--set", nargs="*", default=[], help="changes to the recipe, KEY=JSON")
     parser.add_argument("--threads", type=int, default=0)
     given = parser.parse_args()
@@ -267,11 +268,12 @@ def main() -> None:
     plan.changes = {k: json.loads(v) for k, _, v in (text.partition("=") for text in given.set)}
     source = verbs.open_source(verbs.recipe(plan.recipe), plan.data) if isinstance(plan.data, str) else plan.data
     given.out.mkdir(parents=True, exist_ok=True)
+    seeds = given.only_seeds or list(range(given.seeds))
     chosen = tuple(given.folds) if given.folds else plan.folds
-    cells = {(f, s): cell(plan, source, f, s, given.out) for s in range(given.seeds) for f in chosen}
-    per_seed = [pd.concat([cells[f, s] for f in chosen]).fillna("") for s in range(given.seeds)]
+    cells = {(f, s): cell(plan, source, f, s, given.out) for s in seeds for f in chosen}
+    per_seed = [pd.concat([cells[f, s] for f in chosen]).fillna("") for s in seeds]
     first = per_seed[0]
-    print(f"{plan.name}: recipe {plan.recipe} {given.set}, target {plan.target}, folds {chosen}, {given.seeds} seeds")
+    print(f"{plan.name}: recipe {plan.recipe} {given.set}, target {plan.target}, folds {chosen}, {len(seeds)} seeds")
     print(
         f"n {len(first):,} held-out patches, {first['section'].nunique()} sections, {first['brain'].nunique()} brains, "
         f"{first['truth'].nunique()} classes; {platform.processor() or platform.machine()}, torch {torch.__version__}"

@@ -21,7 +21,7 @@ from brodmann.run import Run
 from brodmann.systems import name_of, system
 
 _RECIPES = Path(__file__).parent / "recipes"
-_SHARD_ROWS = 2048
+_SHARD_ROWS = 512
 
 
 def recipe_names() -> list[str]:
@@ -128,13 +128,15 @@ def fit(
         with run.lock() if compute.rank() == 0 else contextlib.nullcontext():
             if run.has("weights"):
                 say(f"{run.path} is trained already; nothing to do.")
-                return run
-            _tell_skipped(say, samples.skipped)
-            say(f"{len(samples):,} samples of {samples.places['section'].nunique()} sections to train on")
-            model = module.build(recipe, samples)
-            train.fit(model, samples, recipe.fit, run, say=say, threads=threads, until=until)
+            else:
+                _tell_skipped(say, samples.skipped)
+                say(f"{len(samples):,} samples of {samples.places['section'].nunique()} sections to train on")
+                model = module.build(recipe, samples)
+                train.fit(model, samples, recipe.fit, run, say=say, threads=threads, until=until)
+                if compute.rank() == 0:
+                    run.save_weights(model.state_dict(), model.config(), _card(recipe, source, samples))
             if compute.rank() == 0:
-                run.save_weights(model.state_dict(), model.config(), _card(recipe, source, samples))
+                # also after a kill between the weights and the seal
                 run.drop("checkpoints")
                 run.seal()
         compute.barrier()
@@ -179,6 +181,10 @@ def embed(run: Run | str | Path, data: Any = None, *, controls: bool = True, qui
     made = module.controls(recipe) if controls else {}
     if _has_table(run, samples.fingerprint, set(made)):
         say(f"{run.path} holds this table already; nothing to do.")
+        with run.lock():
+            # also after a kill between the table and the seal
+            run.drop("shards")
+            run.seal()
         return features.read(run.path / "features.zarr")
     key = f"{run.recipe_hash}/{samples.fingerprint}/{'+'.join(sorted(made))}"
     with compute.team(), run.lock() if compute.rank() == 0 else contextlib.nullcontext():
