@@ -174,8 +174,8 @@ def memory(side: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         write_zarr(Path(folder), side)
         code = (
-            "import sys,resource;sys.path.insert(0,sys.argv[2]);import bench_training as b;from brodmann import patches;"
-            "from pathlib import Path;r=b.zarr_recipe();"
+            "import sys,resource;sys.path.insert(0,sys.argv[2]);import bench_training as b;"
+            "from brodmann import patches;from pathlib import Path;r=b.zarr_recipe();"
             "s=patches.samples(patches.open(r,Path(sys.argv[1])),r,part='train');"
             "[s.batch(k) for k in range(60)];print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024)"
         )
