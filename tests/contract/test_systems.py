@@ -1,0 +1,85 @@
+"""Every system answers the same questions; naming it in `systems.SYSTEMS` is enough to be tested here."""
+
+import numpy as np
+import pytest
+import torch
+
+from brodmann import verbs
+from brodmann.systems import SYSTEMS, system
+
+TINY = {
+    "patches": {
+        "data": "phantom:brains=2,sections_per_brain=2,native_um=64",
+        "changes": {
+            "samples.size_px": 32,
+            "samples.pixel_um": 96.0,
+            "samples.spacing_mm": 2.0,
+            "partners.reach_mm": 8.0,
+            "fit.steps": 2,
+            "fit.batch": 8,
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module", params=SYSTEMS)
+def opened(request):
+    name = request.param
+    recipe = verbs.recipe(f"{name}-tiny", TINY[name]["changes"])
+    return system(name), recipe, verbs.open_source(recipe, TINY[name]["data"])
+
+
+def test_samples_are_located(opened):
+    module, recipe, source = opened
+    samples = module.samples(source, recipe, part="all")
+    places = samples.places
+    assert {"id", "subject", "section", "x_mm", "y_mm", "z_mm"} <= set(places.columns)
+    assert places["id"].is_unique
+    assert places["section"].is_monotonic_increasing
+    assert len(samples.labels) == len(samples) == len(places)
+    assert not set(samples.labels.columns) & set(places.columns)
+    samples.space.check(places[["x_mm", "y_mm", "z_mm"]].to_numpy())
+    assert module.samples(source, recipe, part="all").fingerprint == samples.fingerprint
+
+
+def test_held_out_rows_are_not_among_the_training_rows(opened):
+    module, recipe, source = opened
+    everything = module.samples(source, recipe, part="all")
+    training = module.samples(source, recipe, part="train")
+    assert 0 < len(training) < len(everything)
+    assert set(training.places["id"]) < set(everything.places["id"])
+    assert training.fingerprint != everything.fingerprint
+
+
+def test_a_model_learns_describes_and_comes_back(opened):
+    module, recipe, source = opened
+    samples = module.samples(source, recipe, part="all")
+    model = module.build(recipe, samples)
+    loss = model.loss(samples.batch(0))
+    loss.total.backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+    model.eval()
+    ids, rows = zip(*model.describe(samples, 0, 10), strict=True)
+    again = module.rebuild(recipe, model.config())
+    again.load_state_dict(model.state_dict())
+    _, other = zip(*again.eval().describe(samples, 0, 10), strict=True)
+    assert [name for names in ids for name in names] == samples.places["id"].tolist()[:10]
+    np.testing.assert_array_equal(np.concatenate(rows), np.concatenate(other))
+    assert np.concatenate(rows).dtype == np.float32
+
+
+def test_controls_describe_what_the_model_describes(opened):
+    module, recipe, source = opened
+    samples = module.samples(source, recipe, part="all")
+    made = module.controls(recipe)
+    assert "untrained" in made
+    batch = samples.read(np.arange(4))
+    for name, describe in made.items():
+        assert describe(batch).shape[0] == 4, name
+
+
+def test_the_same_seed_builds_the_same_weights(opened):
+    module, recipe, source = opened
+    samples = module.samples(source, recipe, part="all")
+    a, b = (module.build(recipe, samples).state_dict() for _ in range(2))
+    assert all(torch.equal(a[name], b[name]) for name in a)
