@@ -40,6 +40,7 @@ class Study:
     data: object
     changes: dict = field(default_factory=dict)
     supervised: bool = False
+    min_per_class: int = 30
     shuffled: bool = False
     methods: tuple[str, ...] = ("SpatialNCE", "SimCLR, crops", "SimCLR, no crops")
 
@@ -53,7 +54,7 @@ METHODS = {
 
 def study(name: str, data: str | None) -> Study:
     if name == "mouse":
-        return Study(name, "patches-mouse", "ccf", (0,), data)
+        return Study(name, "patches-mouse", "ccf", (0,), data, min_per_class=250)
     if name == "dlpfc":
         from brodmann.datasets import dlpfc
 
@@ -142,7 +143,14 @@ def cell(plan: Study, source, fold: int, seed: int, out: Path) -> pd.DataFrame:
     split = Split(by=recipe.split.by, folds=recipe.split.folds, fold=fold)
 
     def read_out(features) -> pd.Series:
-        score = areas(with_features(main, features), plan.target, split, compare=False, seed=seed)
+        score = areas(
+            with_features(main, features),
+            plan.target,
+            split,
+            compare=False,
+            seed=seed,
+            min_per_class=plan.min_per_class,
+        )
         found["truth"] = score.truth
         return score.predicted
 
@@ -152,7 +160,7 @@ def cell(plan: Study, source, fold: int, seed: int, out: Path) -> pd.DataFrame:
         found[name.removeprefix("baseline_")] = read_out(main.obsm[name])
     found["statistics + SpatialNCE"] = read_out(beside(main.obsm["baseline_statistics"], main.X))
     where = main.obs[["u_mm", "v_mm"]].to_numpy(float) if "u_mm" in main.obs else np.asarray(main.obsm["xyz"])
-    found["coordinates only"] = coordinates_only(main, plan.target, split, where)
+    found["coordinates only"] = coordinates_only(main, plan, split, where)
     if plan.shuffled and fold == plan.folds[0]:
         _, table = train_one(plan, source, "SpatialNCE", fold, seed, out, controls=False, shuffle=True)
         found["SpatialNCE, shuffled places"] = read_out(table.X)
@@ -177,13 +185,13 @@ def cell(plan: Study, source, fold: int, seed: int, out: Path) -> pd.DataFrame:
     return table.astype(str)
 
 
-def coordinates_only(table: ad.AnnData, target: str, split: Split, where: np.ndarray) -> pd.Series:
+def coordinates_only(table: ad.AnnData, plan: Study, split: Split, where: np.ndarray) -> pd.Series:
     """15 nearest training places vote."""
     from sklearn.neighbors import KNeighborsClassifier
 
-    score = areas(with_features(table, where), target, split, compare=False)
+    score = areas(with_features(table, where), plan.target, split, compare=False, min_per_class=plan.min_per_class)
     fold = splits.folds(table.obs, split)[0]
-    labels = table.obs[target].astype(str).to_numpy()
+    labels = table.obs[plan.target].astype(str).to_numpy()
     train = fold.train[np.isin(labels[fold.train], score.classes)]
     ids = table.obs["id"].astype(str).to_numpy()
     test = np.flatnonzero(np.isin(ids, score.truth.index))

@@ -18,8 +18,8 @@ from brodmann import checkpoint, features, manifest, weights
 from brodmann.errors import Changed, Corrupt, Refused, Usage
 from brodmann.ledger import Ledger
 from brodmann.patches.recipe import Recipe
-from brodmann.settings import override, plain
 from brodmann.run import Run
+from brodmann.settings import override, plain
 from brodmann.signals import Stop
 from brodmann.space import PHANTOM
 

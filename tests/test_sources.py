@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 import images
 from brodmann.errors import Corrupt, Refused, SpaceMismatch
+from brodmann.inspection import validate
 from brodmann.patches import readers, source, tissue
 from brodmann.patches.image import Cache, ImageSection
 from brodmann.patches.readers.blocks import CACHED
 from brodmann.patches.recipe import Patches, Recipe
 from brodmann.patches.resample import crop_affine, halve
 from brodmann.space import CCF_V3
-from brodmann.inspection import validate
 
 FORMATS = ("png", "tiff", "zarr2", "zarr3", "sharded")
 

@@ -18,9 +18,9 @@ from torch import nn
 from brodmann import train
 from brodmann.errors import Diverged, Interrupted
 from brodmann.progress import Say
-from brodmann.settings import Fit, settings
 from brodmann.run import Run
 from brodmann.samples import Loss, stream
+from brodmann.settings import Fit, settings
 from brodmann.space import PHANTOM
 
 QUIET = Say(quiet=True)

@@ -14,8 +14,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from brodmann.results import map, score
     from brodmann.inspection import validate
+    from brodmann.results import map, score
     from brodmann.verbs import embed, fit, load, recipe, recipe_names, table
 
 __version__ = "0.1.0"

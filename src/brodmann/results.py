@@ -14,8 +14,8 @@ import pandas as pd
 
 from brodmann import features, verbs
 from brodmann.errors import Refused, Usage
-from brodmann.settings import Split
 from brodmann.run import Run
+from brodmann.settings import Split
 from brodmann.tasks import areas as areas_task
 from brodmann.tasks import search as search_task
 from brodmann.tasks._score import Score
@@ -78,7 +78,8 @@ def score(
         found = areas_task.areas(table, target, split, probe=probe, extra_tables=rivals, fewer_labels=fewer_labels)
     if isinstance(run, Run):
         with run.lock():
-            run.forget(f"scores/{found.save(run.path).name}")
+            run.forget(f"scores/{found.file_name}")
+            found.save(run.path)
             run.seal()
     return found
 
@@ -161,7 +162,7 @@ def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None =
     table = verbs.table(run)
     label_from(table, found)
     recipe, _ = verbs.trained(run)
-    source = verbs.open_source(recipe, run.data)
+    source = verbs.open_source(recipe, verbs.data_of(run))
     from brodmann.maps import outputs
 
     with run.lock():

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from brodmann import compute
 from brodmann.errors import Diverged, Interrupted
 from brodmann.progress import Progress, Say
-from brodmann.settings import Fit
 from brodmann.run import Run
 from brodmann.samples import Batch, Loss, Samples, prefetch
+from brodmann.settings import Fit
 from brodmann.signals import Stop
 
 

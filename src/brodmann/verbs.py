@@ -175,7 +175,7 @@ def embed(run: Run | str | Path, data: Any = None, *, controls: bool = True, qui
     say = Say(quiet=quiet)
     recipe, model = trained(run)
     module = system(run.system)
-    source = open_source(recipe, data if data is not None else _data_of(run))
+    source = open_source(recipe, data if data is not None else data_of(run))
     samples = module.samples(source, recipe, part="all")
     _tell_skipped(say, samples.skipped)
     made = module.controls(recipe) if controls else {}
@@ -320,9 +320,16 @@ def _remembered(data: Any) -> str:
     return str(Path(data).resolve()) if isinstance(data, str | Path) else ""
 
 
-def _data_of(run: Run) -> str:
+def data_of(run: Run) -> str:
+    """Where the data of a run lie.
+
+    Raises
+    ------
+    Usage
+        If it was trained from an object in memory.
+    """
     if not run.data:
-        raise Usage("`embed` needs data.", found="a run trained from an object in memory.", do="pass data=... again.")
+        raise Usage("this verb needs the data of the run.", found="a run trained from an object in memory.", do="pass data=... again.")
     return run.data
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from brodmann.datasets import dlpfc, glt1
-from brodmann.patches import readers, tissue
 from brodmann.inspection import validate
+from brodmann.patches import readers, tissue
 
 DATA = os.environ.get("BRODMANN_DATA")
 pytestmark = pytest.mark.skipif(DATA is None, reason="needs public data: set BRODMANN_DATA")

@@ -17,8 +17,8 @@ from brodmann.patches import tissue, views
 from brodmann.patches.partners import PartnerSampler, coordinates
 from brodmann.patches.recipe import Recipe
 from brodmann.patches.source import Section, Source
-from brodmann.settings import plain
 from brodmann.samples import Batch, stream
+from brodmann.settings import plain
 
 _PLACE = ("id", "subject", "section", "x_um", "y_um", "angle_deg", "x_mm", "y_mm", "z_mm", "u_mm", "v_mm")
 
@@ -70,7 +70,8 @@ class PatchSamples:
         if part == "train" and recipe.split.fold is not None:
             fold = splits.folds(everything, recipe.split)[0]
             everything = everything.iloc[fold.train].reset_index(drop=True)
-        self.places: pd.DataFrame = cast("pd.DataFrame", everything[[name for name in _PLACE if name in everything]]).copy()
+        place = [name for name in _PLACE if name in everything]
+        self.places: pd.DataFrame = cast("pd.DataFrame", everything[place]).copy()
         self.labels = everything[[name for name in everything if name not in _PLACE and not str(name).startswith("_")]]
         self._section_of = everything["_section"].to_numpy(np.int64)
         self._xy = self.places[["x_um", "y_um", "angle_deg"]].to_numpy(np.float64)

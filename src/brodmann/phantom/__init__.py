@@ -28,7 +28,7 @@ def sections(
     registration_mm: float = 4.0,
     nuisance: float = 1.0,
     spacing_mm: float = 0.25,
-    cache_mb: float = 512.0,
+    cache_mb: float = 1024.0,
 ) -> Source:
     """Cell-stained sections of planted brains.
 

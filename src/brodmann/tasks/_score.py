@@ -171,10 +171,14 @@ class Score:
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise Corrupt(f"{where} should be a saved score.", found=f"{type(error).__name__}: {error}.") from error
 
+    @property
+    def file_name(self) -> str:
+        """``<task>-<target>.json``, in characters that every file system takes."""
+        return "".join(c if c.isalnum() or c in "._-" else "_" for c in f"{self.task}-{self.target}.json")
+
     def save(self, run: str | Path) -> Path:
         """Write ``scores/<task>-<target>.json`` in a run folder and return its path."""
-        target = "".join(c if c.isalnum() or c in "._-" else "_" for c in self.target)
-        path = Path(run) / "scores" / f"{self.task}-{target}.json"
+        path = Path(run) / "scores" / self.file_name
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_text(path, self.to_json())
         return path

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from brodmann import splits
 from brodmann.errors import Refused
-from brodmann.settings import Split
 from brodmann.samples import stream
+from brodmann.settings import Split
 from brodmann.splits import Fold
 from brodmann.tasks import _metrics as metrics
 from brodmann.tasks import _rivals as rivals
