@@ -91,6 +91,7 @@ def test_changes_and_paths_reach_the_verb(monkeypatch, tmp_path, capsys):
         (("patches-tiny", "--set", "fit.steps=many"), "fit.steps: "),
         (("patches-tiny", "--set", "fit.steps.deep=1"), "override 'fit.steps.deep'"),
         (("nowhere.toml",), "'nowhere.toml' should be a recipe"),
+        (("patches-tiny", "--threads", "0"), "--threads should be at least 1"),
     ],
 )
 def test_a_wrong_recipe_or_change_is_usage(words, said, tmp_path, capsys):
@@ -99,6 +100,33 @@ def test_a_wrong_recipe_or_change_is_usage(words, said, tmp_path, capsys):
     assert said in captured.err
     assert captured.out == ""
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("brain=2", "'brain' should be a setting of the phantom"),
+        ("brains=two", "should be a whole number"),
+        ("brains=2.5", "should be a whole number"),
+        ("native_um=wide", "should be a number"),
+    ],
+)
+def test_a_wrong_phantom_is_usage(asked, said, tmp_path, capsys):
+    assert run("fit", "patches-tiny", "--data", f"phantom:{asked}", "--out", tmp_path / "run") == 2
+    assert said in capsys.readouterr().err
+
+
+def test_what_the_system_refuses_is_one_message(sections, tmp_path, capsys):
+    (tmp_path / "file").write_text("not a folder")
+    changes = ("--set", *SMALL)
+    assert run("fit", "patches-tiny", "--data", sections, "--out", tmp_path / "file" / "run", *changes) == 4
+    assert "files should be readable and writable" in capsys.readouterr().err
+
+
+def test_a_recipe_that_is_not_utf8_is_usage(tmp_path, capsys):
+    (tmp_path / "mine.toml").write_bytes(b'# caf\xe9\nsystem = "patches"\n')
+    assert run("fit", tmp_path / "mine.toml", "--data", "phantom", "--out", tmp_path / "run") == 2
+    assert "not UTF-8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

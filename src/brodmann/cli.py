@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from brodmann.errors import BrodmannError, Usage
+from brodmann.errors import BrodmannError, Unwritable, Usage
 
 Positional = tyro.conf.Positional
 Changes = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE ...")]
 
-_out = Console(soft_wrap=True, highlight=False)
+_out = Console(soft_wrap=True, highlight=False, markup=False)
 _err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 
@@ -58,6 +58,8 @@ def fit(recipe: Positional[str], *, data: str, out: Path, set: Changes = (), thr
     """
     from brodmann import verbs
 
+    if threads < 1:
+        raise Usage("--threads should be at least 1.", found=f"{threads}.")
     run = verbs.fit(verbs.recipe(recipe, _changes(set)), data, out, threads=threads)
     _out.print(f"trained: {run.path}    next: brodmann embed {run.path}")
     return 0
@@ -175,6 +177,15 @@ def main(arguments: list[str] | None = None) -> None:
     except BrodmannError as error:
         _err.print(f"{type(error).__name__}: {error}")
         code = error.exit_code
+    except OSError as error:
+        # what no verb has named: a file where a folder should be, no permission, a file that vanished
+        refused = Unwritable(
+            "files should be readable and writable.",
+            found=f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.",
+            do="check the path and its permissions.",
+        )
+        _err.print(f"{type(refused).__name__}: {refused}")
+        code = refused.exit_code
     except KeyboardInterrupt:
         _err.print("Interrupted at once; the last checkpoint stands. The same command resumes.")
         code = 130

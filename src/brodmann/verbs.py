@@ -61,7 +61,11 @@ def recipe(name: str | Path, changes: Mapping[str, Any] | None = None) -> Any:
             found="neither a known name nor a .toml file.",
             do=f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(recipe_names())}.",
         )
-    values = recipes.read_toml(path.read_text(), where=path.name)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise Usage(f"{path.name} should be TOML.", found="text that is not UTF-8.", do="save it as UTF-8.") from error
+    values = recipes.read_toml(text, where=path.name)
     which = values.pop("system", None)
     return recipes.build(system(str(which)).Recipe, recipes.override(values, changes or {}), where=path.name)
 
@@ -83,7 +87,20 @@ def _settings(text: str) -> dict[str, Any]:
     bad = [key for key, equals, _ in pairs if not equals]
     if bad:
         raise Usage("phantom settings should read 'phantom:brains=4,seed=0'.", found=f"'{bad[0]}' without a value.")
-    return {key.strip(): json.loads(value) for key, _, value in pairs}
+    from brodmann import phantom
+
+    kinds = {key: type(value) for key, value in (phantom.sections.__kwdefaults__ or {}).items()}
+    found: dict[str, Any] = {}
+    for key, _, value in pairs:
+        name, kind = key.strip(), kinds.get(key.strip())
+        if kind is None:
+            raise Usage(f"'{name}' should be a setting of the phantom.", found=f"settings {', '.join(kinds)}.")
+        try:
+            found[name] = kind(value)
+        except ValueError as error:
+            whole = "a whole number" if kind is int else "a number"
+            raise Usage(f"'{name}' of a phantom should be {whole}.", found=f"'{value}'.") from error
+    return found
 
 
 def fit(
@@ -329,7 +346,11 @@ def data_of(run: Run) -> str:
         If it was trained from an object in memory.
     """
     if not run.data:
-        raise Usage("this verb needs the data of the run.", found="a run trained from an object in memory.", do="pass data=... again.")
+        raise Usage(
+            "this verb needs the data of the run.",
+            found="a run trained from an object in memory.",
+            do="pass data=... again.",
+        )
     return run.data
 
 

@@ -84,10 +84,12 @@ def plane(
         return Plane(_upright(x[:, :2]), rows, f"PCA{drawn}, {share:.0%} of variance{missing}")
     import warnings
 
-    import umap
-
     neighbours = min(30, len(rows) - 1)
     with warnings.catch_warnings():
+        # at import it warns that TensorFlow is missing, which nothing here needs
+        warnings.simplefilter("ignore", ImportWarning)
+        import umap
+
         warnings.simplefilter("ignore")  # it warns that a seed means one thread, which is what we want
         fitted = cast("Any", umap).UMAP(
             n_neighbors=neighbours, min_dist=0.15, metric="cosine", random_state=seed, n_jobs=1, init="pca"

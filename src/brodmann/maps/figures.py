@@ -150,7 +150,7 @@ def baselines(
         axes.grid(axis="x")
         finite = [v for _, _, interval in rows for v in interval if np.isfinite(v)]
         axes.set_xlim(min(0.0, *finite), max(finite) + 0.14 * (max(finite) - min(0.0, *finite) or 1))
-        axes.set_xlabel(f"{metric}   (n = {n}; bars: 95 % interval)")
+        axes.set_xlabel(f"{metric}   (n = {n}; bars: 95 % interval; of a null 5th to 95th percentile)")
         axes.set_title(title)
     return figure
 

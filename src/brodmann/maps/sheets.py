@@ -92,7 +92,7 @@ def contact(
             if len(chosen) == len(usable)
             else f"{len(chosen)} of {len(usable)} sections"
         )
-        text = f"{title or str(names.name or 'labels')}  ·  {some}, {thousands(int(names.notna().sum()), 'samples')}"
+        text = f"{title or str(names.name or 'labels')}  ·  {some}, {thousands(int((names.notna() & (names.astype(str) != '')).sum()), 'samples')}"
         figure.text(gap / width, 1 - 0.2 / height, short(text, 110), fontweight="bold", fontsize=10, va="center")
     return figure
 
