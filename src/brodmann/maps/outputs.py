@@ -158,7 +158,7 @@ def _figures(
         drawing.save(figure, out / name)
         found.append((title, caption, name))
 
-    size = f"n {score.n:,} {score.what}, {score.n_groups} {score.cluster}"
+    size = f"{score.n:,} {score.what}, {score.n_groups} {score.cluster}"
     bars = {"features": (score.value, *score.interval)}
     bars |= {name: (rival.value, rival.low, rival.high) for name, rival in score.baselines.items()}
     keep(

@@ -87,12 +87,13 @@ def contact(
         shown = [key.names[v - 1] for v in sorted(seen)][:40]
         fits = max(4, int((height - above - below) / 0.17))
         legend(rest, {n: key.mapping[n] for n in shown[:fits]}, loc="upper left", bbox_to_anchor=(0, 1), fontsize=7.5)
+        held = int((names.notna() & (names.astype(str) != "")).sum())
         some = (
             thousands(len(usable), "sections")
             if len(chosen) == len(usable)
             else f"{len(chosen)} of {len(usable)} sections"
         )
-        text = f"{title or str(names.name or 'labels')}  ·  {some}, {thousands(int((names.notna() & (names.astype(str) != '')).sum()), 'samples')}"
+        text = f"{title or str(names.name or 'labels')}  ·  {some}, {thousands(held, 'samples')}"
         figure.text(gap / width, 1 - 0.2 / height, short(text, 110), fontweight="bold", fontsize=10, va="center")
     return figure
 
