@@ -20,6 +20,11 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+def lead() -> bool:
+    """Whether this process is the first of those that ``torchrun`` started, joined or not."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def world() -> int:
     """Number of processes, 1 when alone."""
     if _alone.get() or not dist.is_available() or not dist.is_initialized():

@@ -18,7 +18,7 @@ from brodmann.run import Run
 from brodmann.settings import Split
 from brodmann.tasks import areas as areas_task
 from brodmann.tasks import search as search_task
-from brodmann.tasks._score import Score
+from brodmann.tasks._score import Score, file_name
 
 Task = Literal["areas", "search"]
 _ATLAS_LEVELS = {"ccf": "areas", "ccf-divisions": "divisions", "ccf-layers": "layers"}
@@ -71,6 +71,11 @@ def score(
     table = verbs.table(run) if isinstance(run, Run) else run
     split = _split(table, by, fold, buffer_mm)
     rivals = {_name(rival): verbs.table(rival) for rival in against}
+    if len(rivals) < len(against):
+        raise Usage(
+            "runs to compare with should have folders of different names.",
+            found=", ".join(_name(rival) for rival in against),
+        )
     if task == "search":
         found = search_task.retrieval(table, split, extra_tables=rivals)
     else:
@@ -78,7 +83,7 @@ def score(
         found = areas_task.areas(table, target, split, probe=probe, extra_tables=rivals, fewer_labels=fewer_labels)
     if isinstance(run, Run):
         with run.lock():
-            run.forget(f"scores/{found.file_name}")
+            run.forget(f"scores/{file_name(found.task, found.target)}")
             found.save(run.path)
             run.seal()
     return found
@@ -95,7 +100,7 @@ def _split(table: ad.AnnData, by: Any, fold: int | None, buffer_mm: float) -> Sp
     chosen = str(own["by"]) if by is None else by
     same = chosen == str(own["by"])
     unseen = int(about["encoder_fold"])
-    if fold is None and same and unseen >= 0:
+    if fold is None and same and unseen >= 0 and about.get("same_data", True):
         fold = unseen
     return Split(by=cast("Any", chosen), folds=int(own["folds"]) if same else 5, fold=fold, buffer_mm=buffer_mm)
 
@@ -152,7 +157,7 @@ def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None =
         Of the report.
     """
     run = verbs.load(run) if not isinstance(run, Run) else run
-    path = run.path / "scores" / f"areas-{target}.json"
+    path = run.path / "scores" / file_name("areas", target)
     if not path.is_file():
         raise Refused(
             f"a map of '{target}' needs its score.", found="none.",
@@ -162,7 +167,8 @@ def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None =
     table = verbs.table(run)
     label_from(table, found)
     recipe, _ = verbs.trained(run)
-    source = verbs.open_source(recipe, verbs.data_of(run))
+    about = cast("Mapping[str, Any]", table.uns["brodmann"])
+    source = verbs.open_source(recipe, str(about.get("data") or "") or verbs.data_of(run))
     from brodmann.maps import outputs
 
     with run.lock():

@@ -150,7 +150,8 @@ def fit(
                 model = module.build(recipe, samples)
                 train.fit(model, samples, recipe.fit, run, say=say, threads=threads, until=until)
                 if compute.rank() == 0:
-                    run.save_weights(model.state_dict(), model.config(), _card(recipe, source, samples))
+                    config = {**model.config(), "source": source.fingerprint}
+                    run.save_weights(model.state_dict(), config, _card(recipe, source, samples))
             if compute.rank() == 0:
                 # also after a kill between the weights and the seal
                 run.drop("checkpoints")
@@ -191,16 +192,19 @@ def embed(run: Run | str | Path, data: Any = None, *, controls: bool = True, qui
     say = Say(quiet=quiet)
     recipe, model = trained(run)
     module = system(run.system)
-    source = open_source(recipe, data if data is not None else data_of(run))
+    data = data if data is not None else data_of(run)
+    source = open_source(recipe, data)
+    same_data = source.fingerprint == run.weights()[1].get("source")
     samples = module.samples(source, recipe, part="all")
     _tell_skipped(say, samples.skipped)
     made = module.controls(recipe) if controls else {}
     if _has_table(run, samples.fingerprint, set(made)):
         say(f"{run.path} holds this table already; nothing to do.")
-        with run.lock():
+        with run.lock() if compute.lead() else contextlib.nullcontext():
             # also after a kill between the table and the seal
-            run.drop("shards")
-            run.seal()
+            if compute.lead():
+                run.drop("shards")
+                run.seal()
         return features.read(run.path / "features.zarr")
     key = f"{run.recipe_hash}/{samples.fingerprint}/{'+'.join(sorted(made))}"
     with compute.team(), run.lock() if compute.rank() == 0 else contextlib.nullcontext():
@@ -216,7 +220,7 @@ def embed(run: Run | str | Path, data: Any = None, *, controls: bool = True, qui
                 progress.advance(by=compute.world())
         compute.barrier()
         if compute.rank() == 0:
-            _store(run, recipe, samples, _ledger(run, samples, key, say))
+            _store(run, recipe, samples, _ledger(run, samples, key, say), same_data=same_data, data=_remembered(data))
         compute.barrier()
     return features.read(run.path / "features.zarr")
 
@@ -247,8 +251,11 @@ def _describe(model: Any, samples: Any, made: Any, rows: range) -> dict[str, Any
     return {name: np.concatenate(pieces) for name, pieces in arrays.items()}
 
 
-def _store(run: Run, recipe: Any, samples: Any, ledger: Ledger) -> None:
-    """Join the shards to the feature table and seal the run."""
+def _store(run: Run, recipe: Any, samples: Any, ledger: Ledger, *, same_data: bool, data: str) -> None:
+    """Join the shards to the feature table and seal the run.
+
+    ``same_data`` says whether the held-out fold of the recipe is the one the encoder was kept from.
+    """
     shards = list(ledger.collect())
     arrays = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
     run.forget("features.zarr")
@@ -265,6 +272,8 @@ def _store(run: Run, recipe: Any, samples: Any, ledger: Ledger) -> None:
             "data_fingerprint": samples.fingerprint,
             "split": recipes.plain(recipe)["split"],
             "encoder_fold": -1 if recipe.split.fold is None else recipe.split.fold,
+            "same_data": same_data,
+            "data": data,
             "skipped": [f"{name}: {reason}" for name, reason in samples.skipped],
         },
     )

@@ -81,7 +81,7 @@ def aligned(table: AnnData, other: AnnData, name: str) -> NDArray[np.float32]:
     Raises
     ------
     Refused
-        The other table lacks some of the rows.
+        The other table lacks some of the rows, or has them elsewhere.
     """
     where = {row: i for i, row in enumerate(ids(other).tolist())}
     mine = ids(table).tolist()
@@ -92,7 +92,16 @@ def aligned(table: AnnData, other: AnnData, name: str) -> NDArray[np.float32]:
             found=f"{len(missing)} of {len(mine)} ids missing, e.g. '{missing[0]}'.",
             do="embed both from the same samples.",
         )
-    return features(other)[[where[row] for row in mine]]
+    rows = [where[row] for row in mine]
+    here, there = (cast("Any", one.obsm).get("xyz") for one in (table, other))
+    if here is not None and there is not None and not np.allclose(here, np.asarray(there)[rows], atol=1e-3):
+        raise Refused(
+            f"table '{name}' should hold the same places as the table it is compared with.",
+            found="equal ids at other coordinates.",
+            cause="another phantom, or another registration.",
+            do="embed both from the same samples.",
+        )
+    return features(other)[rows]
 
 
 def labelled(table: AnnData, target: str, split: Split, *, min_per_class: int) -> Labelled:
@@ -149,6 +158,8 @@ def exposure(table: AnnData, split: Split, name: str = "the encoder") -> str:
     made = about(table)
     if not made.get("system"):
         return f"it is not known what {name} was trained on"
+    if not made.get("same_data", True):
+        return f"{name} was trained on other data than this table; whether it saw these rows is not known"
     fold = made.get("encoder_fold")
     if fold is None or int(fold) < 0:
         return f"{name} was trained on images of the held-out rows too, without their labels"

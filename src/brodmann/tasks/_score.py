@@ -171,14 +171,9 @@ class Score:
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise Corrupt(f"{where} should be a saved score.", found=f"{type(error).__name__}: {error}.") from error
 
-    @property
-    def file_name(self) -> str:
-        """``<task>-<target>.json``, in characters that every file system takes."""
-        return "".join(c if c.isalnum() or c in "._-" else "_" for c in f"{self.task}-{self.target}.json")
-
     def save(self, run: str | Path) -> Path:
         """Write ``scores/<task>-<target>.json`` in a run folder and return its path."""
-        path = Path(run) / "scores" / self.file_name
+        path = Path(run) / "scores" / file_name(self.task, self.target)
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_text(path, self.to_json())
         return path
@@ -198,6 +193,11 @@ class Score:
         if not path.is_file():
             raise Usage(f"a saved score should be at {path}.", found="no such file.")
         return cls.from_json(path.read_text(encoding="utf-8"), where=str(path))
+
+
+def file_name(task: str, target: str) -> str:
+    """``<task>-<target>.json``, in characters that every file system takes."""
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in f"{task}-{target}.json")
 
 
 def _interval(low: float, high: float) -> str:
