@@ -17,7 +17,7 @@ SMALL = {
     "fit.batch": 16,
     "fit.warmup_steps": 2,
     "fit.precision": "fp32",
-    "partners.reach_mm": 6.0,
+    "partners.reach_mm": 20.0,
 }
 
 

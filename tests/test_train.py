@@ -170,7 +170,7 @@ def test_two_processes_follow_the_curve_of_one(tmp_path, processes):
     script.write_text(PROGRAM)
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     tests = Path(__file__).parent
-    subprocess.run([sys.executable, script, tmp_path / "one", tests], check=True, env=env, timeout=300)
+    subprocess.run([sys.executable, script, tmp_path / "one", tests], check=True, env=env, timeout=900)
     subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=29513"),
@@ -178,7 +178,7 @@ def test_two_processes_follow_the_curve_of_one(tmp_path, processes):
         ],
         check=True,
         env=env,
-        timeout=300,
+        timeout=900,
     )
     curves = []
     for name in ("one", "two"):
