@@ -84,6 +84,15 @@ def team() -> Generator[None]:
         dist.destroy_process_group()
 
 
+def average(tensor: Tensor) -> Tensor:
+    """Mean over all processes of a value without gradient, such as a loss to log."""
+    if world() == 1:
+        return tensor
+    total = tensor.detach().clone()
+    dist.all_reduce(total)
+    return total / world()
+
+
 class _Gather(torch.autograd.Function):
     """All-gather whose gradient returns to the process that made each row (sum over processes)."""
 

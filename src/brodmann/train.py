@@ -141,7 +141,10 @@ def _accumulate(
         totals.append(total.detach())
         for name, value in named.items():
             parts[name] = parts.get(name, torch.zeros((), device=device)) + value.detach() / plan.accumulate
-    return torch.stack(totals).mean(), parts
+    names = sorted(parts)
+    # each process saw its own anchors; what is logged is the mean of the global batch
+    values = compute.average(torch.stack([torch.stack(totals).mean(), *(parts[name].float() for name in names)]))
+    return values[0], dict(zip(names, values[1:], strict=True))
 
 
 def learning_rate(plan: Fit, step: int) -> float:
