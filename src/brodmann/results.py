@@ -195,11 +195,11 @@ def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None =
 
 
 def label_from(table: ad.AnnData, found: Score) -> None:
-    """Put a score's truth and predictions into the table, as columns ``truth`` and ``predicted``; empty elsewhere."""
+    """Put a score's truth and predictions into the table, as columns ``truth`` and ``predicted``; NaN elsewhere."""
     obs = cast("pd.DataFrame", table.obs)
     ids = cast("Any", obs["id"].astype(str))
     for name, values in (("truth", found.truth), ("predicted", found.predicted)):
-        obs[name] = ids.map(values.astype(str)).fillna("").to_numpy()
+        obs[name] = ids.map(values.astype(str)).to_numpy(object)
 
 
 def _neighbours(table: ad.AnnData, found: Score, *, queries: int = 5, k: int = 6) -> dict[str, list[str]]:

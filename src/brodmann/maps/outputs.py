@@ -43,7 +43,7 @@ def write(
     out : Path
         Usually the run folder.
     table : AnnData
-        With columns ``truth`` and ``predicted``, empty where a row was not held out.
+        With columns ``truth`` and ``predicted``, NaN where a row was not held out or has no label.
     score : Score
         Whose predictions are mapped.
     scores : sequence of mappings
@@ -65,7 +65,7 @@ def write(
         The report.
     """
     obs = cast("pd.DataFrame", table.obs)
-    tested = obs["predicted"].astype(str) != ""
+    tested = obs["predicted"].notna()
     shown = set(obs.loc[tested, "section"].astype(str))
     held = [picture for picture in pictures if picture.id in shown]
     palette = colours([*score.classes])
