@@ -116,3 +116,13 @@ def test_a_batch_without_any_positive_is_refused():
     batch = make_batch(6, span_mm=100.0)
     with pytest.raises(Usage, match="positives within"):
         contrast(unit(6).float(), batch, Partners(reach_mm=0.01), SpatialNCE())
+
+
+def test_an_anchor_compared_with_nobody_has_a_finite_gradient():
+    batch = make_batch(3)
+    batch["coordinates"] = torch.tensor([[0.0, 0, 0], [0, 0, 0], [50, 0, 0]], dtype=torch.float64)
+    batch["section"] = torch.tensor([0, 0, 1])
+    z = unit(3).float().requires_grad_()
+    pair = pairs(batch, batch, Partners(reach_mm=1.0, scope="section", same_section=True), SpatialNCE())
+    spatial_nce(z, z, pair, 0.1).backward()
+    assert torch.isfinite(z.grad).all()

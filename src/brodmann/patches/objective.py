@@ -92,7 +92,8 @@ def spatial_nce(z_anchors: Tensor, z_others: Tensor, pair: Pairs, temperature: f
     """
     logits = (z_anchors @ z_others.T).float() / temperature
     compared = pair.compared | (pair.weight > 0)
-    log_sum = logits.masked_fill(~compared, -torch.inf).logsumexp(dim=1, keepdim=True)
+    # finite, not -inf: an anchor that is compared with nobody would have a gradient of NaN
+    log_sum = logits.masked_fill(~compared, -1e30).logsumexp(dim=1, keepdim=True)
     total = pair.weight.sum(dim=1, keepdim=True)
     share = (pair.weight / total.clamp_min(1e-12)).float()
     log_probability = torch.where(share > 0, logits - log_sum, 0.0)
