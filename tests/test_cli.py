@@ -38,8 +38,8 @@ def sections(tmp_path):
 
 
 SMALL = (
-    "samples.where=grid", "samples.size_px=48", "samples.pixel_um=50", "samples.spacing_mm=0.4",
-    "partners.metric=space", "partners.reach_mm=0.6", "split.by=section", "split.folds=2", "fit.steps=3", "fit.batch=8",
+    "samples.where=grid", "samples.size_px=32", "samples.pixel_um=50", "samples.spacing_mm=0.4",
+    "partners.metric=space", "partners.reach_mm=0.6", "split.by=section", "split.folds=2", "fit.steps=3", "fit.batch=4",
     "fit.warmup_steps=1",
 )  # fmt: skip
 

@@ -16,6 +16,8 @@ _CONVNEXT = {
     "tiny": ((96, 192, 384, 768), (3, 3, 9, 3)),
     "base": ((128, 256, 512, 1024), (3, 3, 27, 3)),
 }
+STRIDE_PX = 32
+"""Pixels between neighbours of a convolutional encoder's last map."""
 _VIT = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}
 
 
@@ -67,6 +69,13 @@ def _backbone(settings: ResNet | ConvNeXt | ViT, channels: int, size_px: int) ->
     import transformers
 
     library = cast(Any, transformers)
+    if not isinstance(settings, ViT) and size_px < STRIDE_PX:
+        raise Usage(
+            f"samples.size_px should be at least {STRIDE_PX}, the pixels that one step of the last map spans.",
+            found=f"{size_px}.",
+            cause="a stage would shrink a map of one pixel; torch's bf16 gradient of that is uninitialised memory.",
+            do="raise samples.size_px.",
+        )
     if isinstance(settings, ResNet):
         if settings.depth == "tiny":
             widths, depths, layer, stem = (32, 64, 128, 192), (1, 1, 1, 1), "basic", 32
@@ -116,8 +125,3 @@ class Projector(nn.Sequential):
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True), nn.Linear(width, out))
-
-
-def parameters(model: nn.Module) -> int:
-    """Number of trainable parameters."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
