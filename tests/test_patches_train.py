@@ -73,14 +73,21 @@ def test_ranks_share_one_global_batch(samples):
         assert torch.equal(whole[name][1::2], halves[1][name])
 
 
-def test_describe_does_not_depend_on_where_it_starts(source, samples):
+def test_describe_leaves_the_model_as_it_was(source, samples):
+    model = patches.build(verbs.recipe("patches-tiny", SMALL), samples)
+    batch = samples.read(np.arange(8))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = model.describe(batch)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    np.testing.assert_array_equal(found, model.eval().describe(batch))
+
+
+def test_the_untrained_control_is_the_recipes_model_before_its_first_step(samples):
     recipe = verbs.recipe("patches-tiny", SMALL)
-    model = patches.build(recipe, samples).eval()
-    whole = np.concatenate([vectors for _, vectors in model.describe(samples, 0, 24, batch=8)])
-    part = np.concatenate([vectors for _, vectors in model.describe(samples, 8, 24, batch=8)])
-    np.testing.assert_array_equal(whole[8:], part)
-    ids = [name for names, _ in model.describe(samples, 0, 24, batch=8) for name in names]
-    assert ids == samples.places["id"].tolist()[:24]
+    batch = samples.read(np.arange(8))
+    untrained = patches.controls(recipe)["untrained"]
+    np.testing.assert_array_equal(untrained(batch), patches.build(recipe, samples).describe(batch))
 
 
 def test_controls_have_a_row_per_patch(samples):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from brodmann.systems import name_of, system
 
 _RECIPES = Path(__file__).parent / "recipes"
 _SHARD_ROWS = 512
+_BATCH_ROWS = 64
 
 
 def recipe_names() -> list[str]:
@@ -214,9 +215,10 @@ def embed(run: Run | str | Path, data: Any = None, *, controls: bool = True, qui
         if compute.rank() == 0:
             compute.barrier()
         todo = ledger.missing()
+        makers = {"X": model.describe, **{f"baseline_{name}": describe for name, describe in made.items()}}
         with say.progress("embed", len(ledger) - len(todo), len(ledger), enabled=compute.rank() == 0) as progress:
             for shard in todo[compute.rank() :: compute.world()]:
-                ledger.add(shard, _describe(model, samples, made, ledger.rows(shard)))
+                ledger.add(shard, _describe(samples, makers, ledger.rows(shard)))
                 progress.advance(by=compute.world())
         compute.barrier()
         if compute.rank() == 0:
@@ -239,15 +241,16 @@ def _ledger(run: Run, samples: Any, key: str, say: Say) -> Ledger:
     return Ledger(run.path, rows=len(samples), shard_rows=_SHARD_ROWS, key=key, say=say)
 
 
-def _describe(model: Any, samples: Any, made: Any, rows: range) -> dict[str, Any]:
-    """Features of one shard, and its control features, read in batches so that memory does not grow with the shard."""
-    arrays: dict[str, list[Any]] = {
-        "X": [v.astype(np.float16) for _, v in model.describe(samples, rows.start, rows.stop)]
-    }
-    for start in range(rows.start, rows.stop, 64) if made else ():
-        batch = samples.read(np.arange(start, min(start + 64, rows.stop)))
-        for name, describe in made.items():
-            arrays.setdefault(f"baseline_{name}", []).append(describe(batch).astype(np.float32))
+def _describe(samples: Any, makers: Mapping[str, Callable[[Any], Any]], rows: range) -> dict[str, Any]:
+    """Features of one shard by name; each sample is read once, in batches so that memory does not grow with the shard.
+
+    Batches are cut from the start of the shard, so that its bytes do not depend on where a run was interrupted.
+    """
+    arrays: dict[str, list[Any]] = {name: [] for name in makers}
+    for start in range(rows.start, rows.stop, _BATCH_ROWS):
+        batch = samples.read(np.arange(start, min(start + _BATCH_ROWS, rows.stop)))
+        for name, describe in makers.items():
+            arrays[name].append(describe(batch).astype(np.float16 if name == "X" else np.float32))
     return {name: np.concatenate(pieces) for name, pieces in arrays.items()}
 
 

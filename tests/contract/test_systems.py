@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from brodmann import verbs
+from brodmann.ledger import Ledger
 from brodmann.systems import SYSTEMS, system
 
 TINY = {
@@ -14,7 +15,7 @@ TINY = {
             "samples.size_px": 32,
             "samples.pixel_um": 96.0,
             "samples.spacing_mm": 2.0,
-            "partners.reach_mm": 8.0,
+            "partners.reach_mm": 30.0,
             "fit.steps": 2,
             "fit.batch": 8,
         },
@@ -58,14 +59,14 @@ def test_a_model_learns_describes_and_comes_back(opened):
     loss = model.loss(samples.batch(0))
     loss.total.backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
-    model.eval()
-    ids, rows = zip(*model.describe(samples, 0, 10), strict=True)
+    patches = samples.read(np.arange(10))
+    rows = model.describe(patches)
+    assert model.training
     again = module.rebuild(recipe, model.config())
     again.load_state_dict(model.state_dict())
-    _, other = zip(*again.eval().describe(samples, 0, 10), strict=True)
-    assert [name for names in ids for name in names] == samples.places["id"].tolist()[:10]
-    np.testing.assert_array_equal(np.concatenate(rows), np.concatenate(other))
-    assert np.concatenate(rows).dtype == np.float32
+    np.testing.assert_array_equal(rows, again.eval().describe(patches))
+    assert len(rows) == 10
+    assert rows.dtype == np.float32
 
 
 def test_controls_describe_what_the_model_describes(opened):
@@ -83,3 +84,39 @@ def test_the_same_seed_builds_the_same_weights(opened):
     samples = module.samples(source, recipe, part="all")
     a, b = (module.build(recipe, samples).state_dict() for _ in range(2))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_embedding_reads_each_sample_once_and_resumes_to_the_same_bytes(opened, tmp_path, monkeypatch):
+    module, recipe, source = opened
+    samples = module.samples(source, recipe, part="all")
+    monkeypatch.setattr(verbs, "_SHARD_ROWS", len(samples) // 3 + 1)
+    kind, asked = type(samples), []
+    read = kind.read
+
+    def counted(self, rows):
+        asked.extend(int(row) for row in rows)
+        return read(self, rows)
+
+    def stopped(self, shard, arrays):
+        add(self, shard, arrays)
+        raise KeyboardInterrupt
+
+    tables = []
+    add = Ledger.add
+    for name in ("whole", "stopped"):
+        run = verbs.fit(recipe, source, tmp_path / name, quiet=True)
+        asked.clear()
+        monkeypatch.setattr(kind, "read", counted)
+        if name == "stopped":
+            monkeypatch.setattr(Ledger, "add", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                verbs.embed(run, source, quiet=True)
+            monkeypatch.setattr(Ledger, "add", add)
+        tables.append(verbs.embed(run, source, quiet=True))
+        assert sorted(asked) == list(range(len(samples)))
+        monkeypatch.setattr(kind, "read", read)
+    whole, resumed = tables
+    np.testing.assert_array_equal(whole.X, resumed.X)
+    assert {f"baseline_{name}" for name in module.controls(recipe)} <= set(whole.obsm)
+    for name in whole.obsm:
+        np.testing.assert_array_equal(whole.obsm[name], resumed.obsm[name])

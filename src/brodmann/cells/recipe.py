@@ -41,7 +41,7 @@ class Tile:
 
 @settings
 class Neighbourhood:
-    """The published form: a set transformer over each cell's neighbours, the cell itself predicted (Lee et al. 2025)."""
+    """The published form: a set transformer over a cell's neighbours predicts the cell (Lee et al. 2025)."""
 
     kind: Literal["neighbourhood"] = "neighbourhood"
     width: int = pydantic.Field(default=384, ge=16)

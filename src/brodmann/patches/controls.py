@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from brodmann import compute
 from brodmann.patches import baselines, views
 from brodmann.patches.model import CytoNet
 from brodmann.patches.recipe import Recipe
@@ -19,15 +19,12 @@ Control = Callable[[Batch], NDArray[np.float32]]
 def controls(recipe: Recipe) -> dict[str, Control]:
     """Name to a function from patches (as `PatchSamples.read` gives them) to features ``(n, F)``.
 
-    Intensity profiles need a depth axis, so they exist for upright ribbon patches only.
+    The untrained encoder is the recipe's before its first step, on the device of the trained one: weights as drawn,
+    and batch norms with their initial statistics (mean 0, variance 1), never adapted to the data. Intensity profiles
+    need a depth axis, so they exist for upright ribbon patches only.
     """
-    model = CytoNet(recipe).eval()
-
-    def untrained(batch: Batch) -> NDArray[np.float32]:
-        with torch.no_grad():
-            return model.features(batch).numpy()
-
-    found: dict[str, Control] = {"untrained": untrained, "statistics": _on_density(baselines.statistics)}
+    untrained = CytoNet(recipe).to(compute.device())
+    found: dict[str, Control] = {"untrained": untrained.describe, "statistics": _on_density(baselines.statistics)}
     if recipe.samples.where == "ribbon" and recipe.samples.upright:
         found["profile"] = _on_density(baselines.profile)
         found["profile_sd"] = _on_density(baselines.profile_sd)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,22 +59,12 @@ class CytoNet(nn.Module):
             return self.encoder(_last(view)).float()
 
     @torch.no_grad()
-    def describe(
-        self, samples: PatchSamples, start: int = 0, stop: int | None = None, *, batch: int = 64
-    ) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
-        """Ids and features ``(n, F)`` of rows ``start .. stop - 1``, in order; the model is left as it was found.
-
-        Batches are cut from ``start``, so that a shard's bytes do not depend on where a run was interrupted.
-        """
-        was_training, names = self.training, cast("Any", samples.places["id"]).to_numpy(str)
+    def describe(self, batch: Batch) -> NDArray[np.float32]:
+        """Features ``(n, F)`` of a batch as `PatchSamples.read` gives it; the model is left as it was found."""
+        was_training, where = self.training, next(self.parameters()).device
         self.eval()
-        where = next(self.parameters()).device
         try:
-            for first in range(start, len(samples) if stop is None else stop, batch):
-                rows = np.arange(first, min(first + batch, len(samples) if stop is None else stop))
-                read = {key: value.to(where) for key, value in samples.read(rows).items()}
-                ids = names[rows].tolist()
-                yield ids, self.features(read).cpu().numpy()
+            return self.features({key: value.to(where) for key, value in batch.items()}).cpu().numpy()
         finally:
             self.train(was_training)
 
