@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -348,6 +349,26 @@ def test_sheets_show_every_section_and_mark_other_labels(found: tuple[ad.AnnData
     styles = [axes.spines["left"].get_linestyle() for axes in drawn.axes]
     assert styles[0] == styles[1] == "-"
     assert styles[2] != "-"
+
+
+@pytest.mark.parametrize(("count", "left_out"), [(12, 0), (30, 0), (150, 1)])
+def test_a_legend_shows_every_class_or_says_how_many_it_leaves_out(count: int, left_out: int, tmp_path: Path) -> None:
+    table, sections = brain()
+    names = np.array([f"area{k:03d}" for k in range(count)])
+    table.obs["area"] = pd.Categorical(names[np.arange(table.n_obs) % count])
+    paint(table, "area", sections[0], out=tmp_path / "p.png")
+    plane_of = plane(table, method="pca")
+    drawn = {
+        "contact": save(contact(table, "area", sections), tmp_path / "c.png", dpi=60),
+        "paint": tmp_path / "p.png",
+        "embedding": save(embedding(table, plane_of, labels=["area"]), tmp_path / "e.png", dpi=60),
+    }
+    for name, path in drawn.items():
+        svg = path.with_suffix(".svg").read_text()
+        shown = {area for area in names if f">{area}<" in svg}
+        more = re.findall(r">and (\d+) more<", svg)
+        assert len(shown) + sum(map(int, more)) == count, name
+        assert len(more) == left_out, name
 
 
 def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:

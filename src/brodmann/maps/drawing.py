@@ -85,25 +85,27 @@ def save(figure: Figure, path: Path | str, *, dpi: int = 200, svg: bool = True) 
     return png
 
 
-def legend(
-    axes: Axes, colours: Mapping[str, str], *, counts: Mapping[str, int] | None = None, columns: int = 1, **place: Any
-) -> Any:
-    """Legend of squares, one per name, with counts if given; fits at most 40 names."""
+def legend(axes: Axes, colours: Mapping[str, str], *, columns: int = 1, most: int = 40, **place: Any) -> Any:
+    """Legend of squares, one per name; of more than ``most`` names the last entry says how many are left out."""
     from matplotlib.patches import Patch
 
+    listed = list(colours.items()) if len(colours) <= most else list(colours.items())[: most - 1]
     handles = [
-        Patch(
-            facecolor=colour,
-            edgecolor="#00000055",
-            linewidth=0.5,
-            label=short(name, 26) + (f"  {counts[name]:,}" if counts else ""),
-        )
-        for name, colour in colours.items()
+        Patch(facecolor=colour, edgecolor="#00000055", linewidth=0.5, label=short(name, 26)) for name, colour in listed
     ]
+    if len(listed) < len(colours):
+        handles.append(Patch(visible=False, label=f"and {len(colours) - len(listed)} more"))
     return axes.legend(
         handles=handles, ncols=columns, handlelength=1.0, handleheight=1.0, labelspacing=0.35, columnspacing=1.2,
         borderaxespad=0, **place,
     )  # fmt: skip
+
+
+def beside(count: int, height_in: float) -> dict[str, int]:
+    """``columns`` (at most three) and ``most`` of a `legend` of ``count`` names beside pictures of that height."""
+    rows = max(4, int(height_in / 0.17))
+    columns = min(3, -(-count // rows)) or 1
+    return {"columns": columns, "most": columns * rows}
 
 
 def short(text: str, limit: int) -> str:

@@ -133,7 +133,9 @@ def embedding(
     order = stream(0, "draw order", len(shown.rows)).permutation(len(shown.rows))  # no class hides another
     keys = [_legend(names.iloc[shown.rows], names, chosen) for _, names, chosen in panels]
     with style():
-        figure, cells = _grid(len(panels) + (place is not None), max([8, *(len(k) // _columns(k) + 1 for k in keys)]))
+        figure, cells = _grid(
+            len(panels) + (place is not None), max([8, *(min(len(k), 40) // _columns(k) + 1 for k in keys)])
+        )
         for axes, (title, names, _), tones in zip(cells, panels, keys, strict=False):
             text = names.iloc[shown.rows]
             missing = text.isna().to_numpy()
@@ -141,10 +143,7 @@ def embedding(
             sequence = np.concatenate([order[missing[order]], order[~missing[order]]])
             _dots(axes, shown.xy, sequence, paints)
             axes.set_title(f"{short(title, 30)}  (n = {int((~missing).sum()):,})")
-            listed = dict(list(tones.items())[:40])
-            legend(
-                axes, listed, columns=_columns(tones), loc="upper left", bbox_to_anchor=(0, -0.03), fontsize=7
-            )  # fmt: skip
+            legend(axes, tones, columns=_columns(tones), loc="upper left", bbox_to_anchor=(0, -0.03), fontsize=7)
         if place is not None:
             axes, tint = cells[len(panels)], place_rgb(place)[shown.rows]
             _dots(axes, shown.xy, order, tint)

@@ -77,6 +77,12 @@ class Key:
         """Name to colour."""
         return dict(zip(self.names, self.colours, strict=True))
 
+    def present(self, rasters: Iterable[NDArray[np.uint16]]) -> dict[str, str]:
+        """Name to colour of the values that occur in label rasters: what their legend must list."""
+        entries = list(self.mapping.items())
+        found = sorted({int(value) for raster in rasters for value in np.unique(raster)} - {0})
+        return dict(entries[value - 1] for value in found)
+
     @property
     def rgb(self) -> NDArray[np.uint8]:
         """(n + 1, 3) uint8 lookup table; row 0 (no label) is black."""

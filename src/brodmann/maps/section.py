@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from brodmann import atomic
 from brodmann.errors import Refused
 from brodmann.maps.colours import ink, rgb
-from brodmann.maps.drawing import FAINT, bare, legend, save, scale_bar, short, style, thousands
+from brodmann.maps.drawing import FAINT, bare, beside, legend, save, scale_bar, short, style, thousands
 from brodmann.maps.labels import Key, Picture, aligned, spacing_um
 from brodmann.maps.raster import REACH, blend, raster, samples_of, visible_reach_um
 
@@ -94,14 +94,16 @@ def paint(
     shown = [(title, predicted)] if true is None else [(title, predicted), (truth_title, true)]
     across = min(5.6, 6.0 * width / height)
     tall = across * height / width
+    painted = [
+        overlay(table, series, picture, pixel_um=pixel, key=key, opacity=opacity, stain=stain, reach_um=reach_um)
+        for _, series in shown
+    ]
+    rasters = [values for _, values in painted]
+    names = key.present(rasters)
+    fit = beside(len(names), tall)
     with style():
-        figure, panels, side = frames(len(shown), across=across, tall=tall)
-        rasters: list[NDArray[np.uint16]] = []
-        for axes, (name, series) in zip(panels, shown, strict=True):
-            image, values = overlay(
-                table, series, picture, pixel_um=pixel, key=key, opacity=opacity, stain=stain, reach_um=reach_um
-            )
-            rasters.append(values)
+        figure, panels, side = frames(len(shown), across=across, tall=tall, side=1.7 * fit["columns"])
+        for axes, (name, _), (image, values) in zip(panels, shown, painted, strict=True):
             extent = (0.0, image.shape[1] * pixel / 1000, image.shape[0] * pixel / 1000, 0.0)
             axes.imshow(image, extent=extent, aspect="auto")
             bare(axes)
@@ -118,9 +120,7 @@ def paint(
             if known.any():
                 same = float((both[known].astype(str) == here[known].astype(str)).mean())
                 note += f"  ·  {same:.0%} of {int(known.sum()):,} labelled agree, disagreement outlined"
-        present = np.unique(np.concatenate([np.unique(values) for values in rasters]))
-        names = [key.names[value - 1] for value in present if value]
-        legend(side, {name: key.mapping[name] for name in names[:40]}, loc="upper left", bbox_to_anchor=(0, 1))
+        legend(side, names, **fit, loc="upper left", bbox_to_anchor=(0, 1), fontsize=7.5)
         heading = f"{short(picture.id, 48)}  ·  {short(picture.subject, 24)}"
         figure.text(
             0.15 / figure.get_figwidth(),

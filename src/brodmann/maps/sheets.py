@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from brodmann.errors import Refused
-from brodmann.maps.drawing import ACCENT, FAINT, bare, legend, scale_bar, short, style, thousands
+from brodmann.maps.drawing import ACCENT, FAINT, bare, beside, legend, scale_bar, short, style, thousands
 from brodmann.maps.labels import Key, Picture, aligned, ids
 from brodmann.maps.section import overlay
 
@@ -55,16 +55,17 @@ def contact(
     width_um, height_um = max(p.width_um for p in chosen), max(p.height_um for p in chosen)
     cell = min(2.4, 9.2 / across)
     tall = cell * height_um / width_um
-    gap, above, below, side, caption = 0.1, 0.5, 0.45, 1.7, 0.2
+    pixel = width_um / (cell * 170)
+    painted = [overlay(table, names, picture, pixel_um=pixel, key=key, stain=stain) for picture in chosen]
+    listed = key.present(values for _, values in painted)
+    gap, above, below, caption = 0.1, 0.5, 0.45, 0.2
+    fit = beside(len(listed), down * (tall + caption + gap))
+    side = 1.7 * fit["columns"]
     width, height = gap + across * (cell + gap) + side, above + down * (tall + caption + gap) + below
     with style():
         figure = Figure(figsize=(width, height))
-        seen: set[int] = set()
-        for index, picture in enumerate(chosen):
+        for index, (picture, (image, _)) in enumerate(zip(chosen, painted, strict=True)):
             row, column = divmod(index, across)
-            pixel = width_um / (cell * 170)
-            image, values = overlay(table, names, picture, pixel_um=pixel, key=key, stain=stain)
-            seen |= {int(v) for v in np.unique(values) if v}
             top = height - above - row * (tall + caption + gap) - caption
             box = (
                 gap + column * (cell + gap),
@@ -84,9 +85,7 @@ def contact(
             (1 - (side - gap) / width, below / height, (side - gap) / width, 1 - (above + below + caption) / height)
         )
         rest.axis("off")
-        shown = [key.names[v - 1] for v in sorted(seen)][:40]
-        fits = max(4, int((height - above - below) / 0.17))
-        legend(rest, {n: key.mapping[n] for n in shown[:fits]}, loc="upper left", bbox_to_anchor=(0, 1), fontsize=7.5)
+        legend(rest, listed, **fit, loc="upper left", bbox_to_anchor=(0, 1), fontsize=7.5)
         held = int((names.notna() & (names.astype(str) != "")).sum())
         some = (
             thousands(len(usable), "sections")
