@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from brodmann import cli, errors, selftest, train, verbs
+from brodmann import cli, errors, results, selftest, train, verbs
+from brodmann.tasks._score import Score
 
 
 def run(*words: str) -> int:
@@ -191,6 +192,18 @@ def test_embed_says_that_items_were_skipped(skipped, code, monkeypatch, tmp_path
     monkeypatch.setattr(verbs, "skipped", lambda _: skipped, raising=False)
     assert run("embed", tmp_path) == code
     assert "1,234 rows of 56 features" in capsys.readouterr().out
+
+
+def test_a_score_says_each_remark_once(monkeypatch, tmp_path, capsys):
+    found = Score(
+        task="areas", target="area", metric="macro-F1", value=0.4, interval=(0.3, 0.5), n=9, n_groups=3,
+        remarks=("one brain",),
+    )  # fmt: skip
+    monkeypatch.setattr(results, "score", lambda *_, **__: found)
+    assert run("score", tmp_path) == 0
+    told = capsys.readouterr().out
+    assert told.count("one brain") == 1
+    assert "[0.300, 0.500]" in told
 
 
 @pytest.mark.parametrize(("healthy", "code"), [(True, 0), (False, 4)])

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from brodmann import results
 from brodmann.errors import Refused, Usage
 from brodmann.settings import Split
 from brodmann.tasks import _metrics as metrics
@@ -124,3 +125,19 @@ def test_weighted_medians_are_medians_of_the_drawn_rows():
     for draw in (0, 11, 399):
         drawn = np.concatenate([np.repeat(values[names == f"s{i}"], int(boot.times[draw, i])) for i in range(7)])
         assert fast[draw] == pytest.approx(np.median(drawn))
+
+
+@pytest.mark.parametrize(
+    "given", [{"target": "area"}, {"probe": "knn"}, {"atlas": "folder"}, {"fewer_labels": (60,)}], ids=str
+)
+def test_settings_of_another_question_are_refused(given):
+    """An answer must not look as if it had been measured with them."""
+    with pytest.raises(Usage, match=f"(?s)no labels and no read-out.*found: {next(iter(given))}"):
+        results.score("search", located(), **given)
+
+
+def test_an_atlas_for_a_column_of_the_table_is_refused():
+    table = located()
+    table.obs["area"] = "V1"
+    with pytest.raises(Usage, match="'area' is a column of the table"):
+        results.label(table, "area", atlas="folder")

@@ -85,11 +85,11 @@ def score(
     run: Positional[Path],
     task: Positional[Literal["areas", "search"]] = "areas",
     *,
-    target: str = "area",
+    target: str | None = None,
     by: Literal["brain", "section", "block"] | None = None,
     fold: int | None = None,
     buffer_mm: float = 0.0,
-    probe: Literal["linear", "knn"] = "linear",
+    probe: Literal["linear", "knn"] | None = None,
     against: tuple[Path, ...] = (),
     atlas: Path | None = None,
 ) -> int:
@@ -98,11 +98,11 @@ def score(
     Args:
         run: A run folder with a feature table.
         task: areas: can areas be read out of unseen tissue? search: do similar features mean the same place?
-        target: A label column, or ccf, ccf-divisions, ccf-layers for tables in CCFv3.
+        target: For areas: a label column (area if not given), or ccf, ccf-divisions, ccf-layers for tables in CCFv3.
         by: Unit held out whole; defaults to the recipe's split.
         fold: Fold that is tested; defaults to the fold the encoder never saw, or all folds.
         buffer_mm: Training rows nearer than this to a test row are dropped.
-        probe: Read-out.
+        probe: For areas: read-out of the features (linear if not given).
         against: Other runs on the same samples, to stand beside this one (SimCLR, for example).
         atlas: Folder with the atlas annotation, where the target needs one.
     """

@@ -27,12 +27,12 @@ _ATLAS_LEVELS = {"ccf": "areas", "ccf-divisions": "divisions", "ccf-layers": "la
 def score(
     task: Task,
     run: Run | str | Path | ad.AnnData,
-    target: str = "area",
+    target: str | None = None,
     *,
     by: Literal["brain", "section", "block"] | None = None,
     fold: int | None = None,
     buffer_mm: float = 0.0,
-    probe: Literal["linear", "knn"] = "linear",
+    probe: Literal["linear", "knn"] | None = None,
     against: Sequence[Run | str | Path] = (),
     atlas: str | Path | None = None,
     fewer_labels: Sequence[int] = (),
@@ -45,27 +45,35 @@ def score(
         ``areas``: can areas be read out of tissue never seen? ``search``: do similar features mean the same place?
     run : Run, path or AnnData
         A run with a feature table (the score is kept in its ``scores/``), or a table.
-    target : str
-        A label column; or ``ccf``, ``ccf-divisions``, ``ccf-layers`` for tables in CCFv3.
+    target : str, optional
+        For ``areas``: a label column (by default ``area``); or ``ccf``, ``ccf-divisions``, ``ccf-layers`` for tables in
+        CCFv3.
     by : {"brain", "section", "block"}, optional
         Unit that is held out whole; by default that of the recipe.
     fold : int, optional
         The fold to test on; by default the one the encoder never saw, when ``by`` is the recipe's own.
     buffer_mm : float
         Training rows nearer than this to a test row are dropped.
-    probe : {"linear", "knn"}
-        Read-out of the features.
+    probe : {"linear", "knn"}, optional
+        For ``areas``: read-out of the features; by default linear.
     against : sequence of runs
         Rivals embedded from the same samples.
     atlas : path, optional
-        Folder of the atlas annotation; by default where ``BRODMANN_DATA`` points.
+        Folder of the atlas annotation, where the target is one; by default where ``BRODMANN_DATA`` points.
     fewer_labels : sequence of int
-        Also score with so many training labels.
+        For ``areas``: also score with so many training labels.
 
     Returns
     -------
     Score
+
+    Raises
+    ------
+    Usage
+        For a setting that the question does not use, or a target that is neither a column nor an atlas.
     """
+    if task == "search":
+        _unused(target=target, probe=probe, atlas=atlas, fewer_labels=fewer_labels or None)
     if isinstance(run, str | Path):
         run = verbs.load(run)
     table = verbs.table(run) if isinstance(run, Run) else run
@@ -79,14 +87,28 @@ def score(
     if task == "search":
         found = search_task.retrieval(table, split, extra_tables=rivals)
     else:
+        target = target or "area"
         label(table, target, atlas=atlas)
-        found = areas_task.areas(table, target, split, probe=probe, extra_tables=rivals, fewer_labels=fewer_labels)
+        found = areas_task.areas(
+            table, target, split, probe=probe or "linear", extra_tables=rivals, fewer_labels=fewer_labels
+        )
     if isinstance(run, Run):
         with run.lock():
             run.forget(f"scores/{file_name(found.task, found.target)}")
             found.save(run.path)
             run.seal()
     return found
+
+
+def _unused(**given: Any) -> None:
+    """Refuse what the question would not use: an answer must not look as if it had been measured with it."""
+    if idle := [name for name, value in given.items() if value is not None]:
+        raise Usage(
+            "search compares features and places: it takes no labels and no read-out.",
+            found=f"{', '.join(idle)}.",
+            cause="settings of the question 'areas'.",
+            do=f"leave {'it' if len(idle) == 1 else 'them'} out, or ask for areas.",
+        )
 
 
 def _name(rival: Run | str | Path) -> str:
@@ -116,6 +138,12 @@ def label(table: ad.AnnData, target: str, *, atlas: str | Path | None = None) ->
         If the target is neither a column nor an atlas, or the atlas's folder is not known.
     """
     obs = cast("pd.DataFrame", table.obs)
+    if atlas is not None and target not in _ATLAS_LEVELS:
+        raise Usage(
+            "an atlas serves the targets that name one.",
+            found=f"'{target}' is a column of the table." if target in obs else f"'{target}'.",
+            do=f"leave it out, or choose one of {', '.join(_ATLAS_LEVELS)}.",
+        )
     if target in obs:
         return
     if target not in _ATLAS_LEVELS:

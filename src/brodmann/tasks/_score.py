@@ -115,8 +115,8 @@ class Score:
         return "\n  ".join([" | ".join([f"{head}  {size}", *rivals]), *(f"note: {text}" for text in self.remarks)])
 
     def table(self) -> Table:
-        """Rich table of the value beside its rivals and further measures."""
-        table = Table(title=f"{self.task}: {self.target}", caption="\n".join(self.remarks) or None)
+        """Rich table of the value beside its rivals and further measures; the remarks come with the text form."""
+        table = Table(title=f"{self.task}: {self.target}")
         for name in ("", self.metric, "95 %", "gain over it", "note"):
             table.add_column(name, justify="left" if name in {"", "note"} else "right")
         size = f"{self.n:,} {self.what}, {self.n_groups} {self.cluster}; {self.split}"
