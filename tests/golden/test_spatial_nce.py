@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from brodmann.contrast import spatial_nce
 from brodmann.errors import Usage
-from brodmann.patches.objective import contrast, pairs, spatial_nce
+from brodmann.patches.objective import contrast, pairs
 from brodmann.patches.recipe import Partners, SpatialNCE
 
 
