@@ -6,6 +6,7 @@
 
 The same command again goes on where it stopped. Every row is read out by the same probe on the same tissue.
 Intervals: 95 % of a bootstrap over held-out sections, joint for all rows and averaged over seeds; sd: over seeds.
+`--cells 1:0 2:1 3:2` judges seed 0 on fold 1 and so on: as many trainings, three times as many held-out sections.
 """
 
 from __future__ import annotations
@@ -225,25 +226,32 @@ def balanced(counts: np.ndarray) -> float:
     )
 
 
-def summary(per_seed: list[pd.DataFrame], draws: int = 1000) -> pd.DataFrame:
-    """Mean, sd over seeds, interval, and the paired difference from SpatialNCE."""
-    rows = [c for c in per_seed[0] if c not in {"truth", "section", "brain"}]
-    classes, sections = sorted(set(per_seed[0]["truth"])), sorted(set(per_seed[0]["section"]))
+def summary(parts: list[pd.DataFrame], draws: int = 1000) -> pd.DataFrame:
+    """Mean and sd over parts (a seed, or a seed on its own fold), interval, paired difference from SpatialNCE."""
+    rows = [c for c in parts[0] if c not in {"truth", "section", "brain"}]
     rng = np.random.default_rng(0)
-    weights = rng.multinomial(len(sections), np.full(len(sections), 1 / len(sections)), draws)
+    held = [tuple(sorted(set(part["section"]))) for part in parts]
+    # parts judged on the same sections share their draws
+    weights = {s: rng.multinomial(len(s), np.full(len(s), 1 / len(s)), draws) for s in dict.fromkeys(held)}
 
-    def counted(row: str, asked: str) -> np.ndarray:
-        """(seeds, sections, K, K) of ``row`` on the patches for which ``asked`` has an answer."""
-        return np.stack([confusions(t[t[asked] != ""], row, classes, sections) for t in per_seed])
+    def counted(row: str, asked: str) -> list[np.ndarray]:
+        """(sections, K, K) of ``row`` per part, on the patches for which ``asked`` has an answer."""
+        return [
+            confusions(part[part[asked] != ""], row, sorted(set(part["truth"])), list(sections))
+            for part, sections in zip(parts, held, strict=True)
+        ]
+
+    def bootstrapped(counts: list[np.ndarray]) -> np.ndarray:
+        return np.mean([macro_f1(np.tensordot(weights[s], c, 1)) for s, c in zip(held, counts, strict=True)], 0)
 
     lines = []
     for row in rows:
         # a row made for some folds only (shuffled places) is judged on those alone, and so is its difference
         mine, ours = counted(row, row), counted("SpatialNCE", row)
-        value = macro_f1(mine.sum(1))
-        boot = np.mean([macro_f1(np.tensordot(weights, c, 1)) for c in mine], 0)
-        gap = np.mean([macro_f1(np.tensordot(weights, c, 1)) for c in ours], 0) - boot
-        mean_gap = macro_f1(ours.sum(1)).mean() - value.mean()
+        value, best = (np.array([macro_f1(c.sum(0)) for c in counts]) for counts in (mine, ours))
+        boot = bootstrapped(mine)
+        gap = bootstrapped(ours) - boot
+        mean_gap = best.mean() - value.mean()
         low, high, a, b = *np.nanpercentile(boot, [2.5, 97.5]), *np.nanpercentile(gap, [2.5, 97.5])
         lines.append(
             {
@@ -267,6 +275,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--folds", type=int, nargs="*", help="only these folds (to share the work between processes)")
     parser.add_argument("--only-seeds", type=int, nargs="*", help="only these seeds (likewise)")
+    parser.add_argument("--cells", nargs="*", help="FOLD:SEED pairs: each seed on its own fold, the mean over pairs")
     parser.add_argument("--set", nargs="*", default=[], help="changes to the recipe, KEY=JSON")
     parser.add_argument("--threads", type=int, default=0)
     given = parser.parse_args()
@@ -276,17 +285,20 @@ def main() -> None:
     plan.changes = {k: json.loads(v) for k, _, v in (text.partition("=") for text in given.set)}
     source = verbs.open_source(verbs.recipe(plan.recipe), plan.data) if isinstance(plan.data, str) else plan.data
     given.out.mkdir(parents=True, exist_ok=True)
-    seeds = given.only_seeds or list(range(given.seeds))
-    chosen = tuple(given.folds) if given.folds else plan.folds
-    cells = {(f, s): cell(plan, source, f, s, given.out) for s in seeds for f in chosen}
-    per_seed = [pd.concat([cells[f, s] for f in chosen]).fillna("") for s in seeds]
-    first = per_seed[0]
-    print(f"{plan.name}: recipe {plan.recipe} {given.set}, target {plan.target}, folds {chosen}, {len(seeds)} seeds")
+    if given.cells:
+        chosen = [tuple(int(part) for part in pair.split(":")) for pair in given.cells]
+        parts = [cell(plan, source, fold, seed, given.out).fillna("") for fold, seed in chosen]
+        first, how = pd.concat(parts), f"fold:seed {' '.join(given.cells)}"
+    else:
+        seeds, folds = given.only_seeds or list(range(given.seeds)), tuple(given.folds) if given.folds else plan.folds
+        parts = [pd.concat([cell(plan, source, fold, seed, given.out) for fold in folds]).fillna("") for seed in seeds]
+        first, how = parts[0], f"folds {folds}, {len(seeds)} seeds"
+    print(f"{plan.name}: recipe {plan.recipe} {given.set}, target {plan.target}, {how}")
     print(
         f"n {len(first):,} held-out patches, {first['section'].nunique()} sections, {first['brain'].nunique()} brains, "
         f"{first['truth'].nunique()} classes; {platform.processor() or platform.machine()}, torch {torch.__version__}"
     )
-    table = summary(per_seed)
+    table = summary(parts)
     text = "| " + " | ".join(table.columns) + " |\n|" + "---|" * len(table.columns) + "\n"
     text += "\n".join("| " + " | ".join(line) + " |" for line in table.astype(str).to_numpy())
     print(text)
