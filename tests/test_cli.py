@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from brodmann import cli, errors, results, selftest, train, verbs
+from brodmann.run import Run
 from brodmann.tasks._score import Score
 
 
@@ -121,7 +123,33 @@ def test_what_the_system_refuses_is_one_message(sections, tmp_path, capsys):
     (tmp_path / "file").write_text("not a folder")
     changes = ("--set", *SMALL)
     assert run("fit", "patches-tiny", "--data", sections, "--out", tmp_path / "file" / "run", *changes) == 4
-    assert "files should be readable and writable" in capsys.readouterr().err
+    assert f"should be written to {tmp_path / 'file' / 'run'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["file", "file/deep", "shut/run"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(where, tmp_path, monkeypatch, capsys):
+    def work(*_, **__):
+        raise AssertionError("the work began")
+
+    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "shut").mkdir()
+    made = Run.open(tmp_path / "run", recipe=verbs.recipe("patches-tiny"), system="patches", data_fingerprint="0")
+    (made.path / "scores").mkdir()
+    (made.path / "scores" / "areas-area.json").write_text("{}")
+    with made.lock():
+        made.seal()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: "shut" not in str(path) and access(path, mode))
+    monkeypatch.setattr(verbs, "open_source", work)
+    monkeypatch.setattr(Score, "load", work)
+    out = tmp_path / where
+    for words in (("fit", "patches-tiny", "--data", "phantom", "--out", out), ("map", made.path, "--out", out)):
+        assert run(*words) == 4
+        assert f"should be written to {out}" in capsys.readouterr().err
+    monkeypatch.setattr(verbs, "table", work)
+    monkeypatch.setattr(os, "access", lambda path, mode: made.path not in (path, *path.parents))
+    assert run("score", made.path) == 4
+    assert f"should be written to {made.path}" in capsys.readouterr().err
 
 
 def test_a_recipe_that_is_not_utf8_is_usage(tmp_path, capsys):

@@ -35,8 +35,7 @@ def guard(what: str, where: Path, *, need: int, do: str = "") -> Generator[None,
     """
     there = where
     try:
-        while not there.exists() and there != there.parent:
-            there = there.parent
+        there = _nearest(where)
         if (free := shutil.disk_usage(there).free) < need:
             raise NoRoom(*_room(what, where, need), found=f"{free:,} bytes free.", do=do or _FREE)
         yield
@@ -56,6 +55,31 @@ def guard(what: str, where: Path, *, need: int, do: str = "") -> Generator[None,
         )
         refused.errno = error.errno
         raise refused from error
+
+
+def admits(path: Path, what: str) -> None:
+    """Refuse a folder in which nothing can be written, before the work whose result it is to hold; makes nothing.
+
+    Raises
+    ------
+    Unwritable
+        For a file in the way, or no permission.
+    """
+    there = _nearest(path)
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return
+    raise Unwritable(
+        f"{what} should be written to {path}.",
+        found=f"no permission in {there}." if there.is_dir() else f"{there}, a file.",
+        do="name another folder, or mend this one; nothing was done yet.",
+    )
+
+
+def _nearest(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that exists."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
 
 
 _FREE = "free space or write elsewhere, then run the same command again."

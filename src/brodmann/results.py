@@ -12,7 +12,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from brodmann import features, verbs
+from brodmann import atomic, features, verbs
 from brodmann.errors import Refused, Usage
 from brodmann.run import Run
 from brodmann.settings import Split
@@ -76,6 +76,8 @@ def score(
         _unused(target=target, probe=probe, atlas=atlas, fewer_labels=fewer_labels or None)
     if isinstance(run, str | Path):
         run = verbs.load(run)
+    if isinstance(run, Run):
+        atomic.admits(run.path / "scores", "the score")
     table = verbs.table(run) if isinstance(run, Run) else run
     split = _split(table, by, fold, buffer_mm)
     rivals = {_name(rival): verbs.table(rival) for rival in against}
@@ -191,6 +193,8 @@ def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None =
             f"a map of '{target}' needs its score.", found="none.",
             do=f"run `brodmann score {run.path} areas --target {target}` first.",
         )  # fmt: skip
+    home = Path(out).absolute() if out else run.path
+    atomic.admits(home, "the map")
     found = Score.load(path)
     table = verbs.table(run)
     label_from(table, found)
@@ -204,7 +208,7 @@ def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None =
             for name in ("maps", "figures", "report.html"):
                 run.forget(name)
         report = outputs.write(
-            Path(out) if out else run.path,
+            home,
             table=table,
             score=found,
             scores=[json.loads(file.read_text()) for file in sorted((run.path / "scores").glob("*.json"))],

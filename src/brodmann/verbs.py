@@ -11,7 +11,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from brodmann import compute, features
+from brodmann import atomic, compute, features
 from brodmann import settings as recipes
 from brodmann.errors import Refused, Usage
 from brodmann.ledger import Ledger
@@ -138,6 +138,7 @@ def fit(
     if isinstance(recipe, str | Path):
         recipe = globals()["recipe"](recipe)
     say, module = Say(quiet=quiet), system(name_of(recipe))
+    atomic.admits(Path(out).absolute(), "the run")
     with compute.team():
         source = open_source(recipe, data)
         samples = module.samples(source, recipe, part="train")
