@@ -13,7 +13,11 @@ SYSTEMS = ("patches",)
 def system(name: str) -> Any:
     """The module of a system: ``Recipe``, ``open``, ``samples``, ``build``, ``controls``."""
     if name not in SYSTEMS:
-        raise Usage("a recipe should name its system.", found=f"'{name}'.", do=f"use one of {', '.join(SYSTEMS)}.")
+        raise Usage(
+            "a recipe should name its system.",
+            found=f"'{name}'." if name else "no 'system' in it.",
+            do=f"name one of {', '.join(SYSTEMS)} in its first line: system = \"{SYSTEMS[0]}\".",
+        )
     return importlib.import_module(f"brodmann.{name}")
 
 

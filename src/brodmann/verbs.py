@@ -66,8 +66,8 @@ def recipe(name: str | Path, changes: Mapping[str, Any] | None = None) -> Any:
     except UnicodeDecodeError as error:
         raise Usage(f"{path.name} should be TOML.", found="text that is not UTF-8.", do="save it as UTF-8.") from error
     values = recipes.read_toml(text, where=path.name)
-    which = values.pop("system", None)
-    return recipes.build(system(str(which)).Recipe, recipes.override(values, changes or {}), where=path.name)
+    module = system(str(values.pop("system", "")))
+    return recipes.build(module.Recipe, recipes.override(values, changes or {}), where=path.name)
 
 
 def open_source(recipe: Any, data: Any) -> Any:
