@@ -61,35 +61,6 @@ def test_there_and_back(tmp_path):
     assert table.uns["brodmann"]["split"] == {"by": "brain"}
 
 
-def test_one_section_alone(tmp_path):
-    write(tmp_path / "t.zarr")
-    table = features.read(tmp_path / "t.zarr")
-    for section in ("B1_s0", "B1_s1", "B1_s2"):
-        part = features.read_section(tmp_path / "t.zarr", section)
-        whole = table[table.obs["section"] == section]
-        assert np.array_equal(part.X, whole.X)
-        assert list(part.obs_names) == list(whole.obs_names)
-        for column in table.obs:
-            assert part.obs[column].astype(str).tolist() == whole.obs[column].astype(str).tolist()
-        for name in table.obsm:
-            assert np.array_equal(part.obsm[name], whole.obsm[name])
-        assert features.space_of(part) == PHANTOM
-    with pytest.raises(Usage, match="3 sections: B1_s0"):
-        features.read_section(tmp_path / "t.zarr", "B9_s0")
-
-
-def test_one_section_reads_only_its_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr(features, "_CHUNK_BYTES", 200)
-    write(tmp_path / "t.zarr")
-    lost = sorted((tmp_path / "t.zarr" / "X" / "c").iterdir(), key=lambda path: int(path.name))[-1] / "0"
-    data = bytearray(lost.read_bytes())
-    data[3] ^= 4
-    lost.write_bytes(bytes(data))
-    features.read_section(tmp_path / "t.zarr", "B1_s0")
-    with pytest.raises(Corrupt):
-        features.read_section(tmp_path / "t.zarr", "B1_s2")
-
-
 def test_rows_of_a_section_are_brought_together(tmp_path):
     obs, X, xyz = rows()
     order = np.random.default_rng(5).permutation(N)

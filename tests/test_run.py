@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from brodmann import checkpoint, features, manifest, weights
+from brodmann import features, manifest, weights
 from brodmann.errors import Changed, Corrupt, Refused, Usage
 from brodmann.ledger import Ledger
 from brodmann.patches.recipe import Recipe
@@ -140,21 +140,6 @@ def test_checkpoints_come_back(run):
     for name, value in tensors.items():
         assert found[name].dtype == value.dtype
         assert torch.equal(found[name], value)
-
-
-def test_optimizer_state_is_flattened_without_pickle():
-    model = torch.nn.Linear(3, 2)
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.8, 0.9))
-    model(torch.randn(4, 3)).sum().backward()
-    optimizer.step()
-    state = {"optimizer": optimizer.state_dict(), "best": None, "pair": (1, [2.5, "x"])}
-    tensors, text = checkpoint.flatten(state)
-    back = checkpoint.unflatten(tensors, json.loads(json.dumps(text)))
-    assert back["pair"] == (1, [2.5, "x"])
-    assert back["optimizer"]["param_groups"] == optimizer.state_dict()["param_groups"]
-    assert torch.equal(back["optimizer"]["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"])
-    with pytest.raises(TypeError, match="'odd' holds a set"):
-        checkpoint.flatten({"odd": {1}})
 
 
 def test_weights_are_a_bundle(sealed, tmp_path):

@@ -113,38 +113,3 @@ def _retire(path: Path) -> None:
         atomic.remove(doomed)
         path.rename(doomed)
         atomic.remove(doomed)
-
-
-def flatten(state: Any) -> tuple[dict[str, Tensor], Any]:
-    """Nested dicts, lists, tensors and scalars (a ``state_dict``) as named tensors and plain JSON data."""
-    tensors: dict[str, Tensor] = {}
-
-    def walk(value: Any, path: str) -> Any:
-        if isinstance(value, Tensor):
-            tensors[path] = value
-            return {"tensor": path}
-        if isinstance(value, Mapping):
-            items = cast("Mapping[Any, Any]", value).items()
-            # JSON has text keys only, optimisers number their parameters
-            return {"map": [[key, walk(item, f"{path}.{key}" if path else str(key))] for key, item in items]}
-        if isinstance(value, tuple | list):
-            items = [walk(item, f"{path}.{i}") for i, item in enumerate(cast("list[Any]", value))]
-            return {"list": items, "tuple": isinstance(value, tuple)}
-        if value is None or isinstance(value, bool | int | float | str):
-            return value
-        raise TypeError(f"'{path}' holds a {type(value).__name__}, which is neither tensor nor plain data.")
-
-    return tensors, walk(state, "")
-
-
-def unflatten(tensors: Mapping[str, Tensor], plain: Any) -> Any:
-    """The inverse of `flatten`."""
-    if isinstance(plain, dict):
-        node = cast("dict[str, Any]", plain)
-        if "tensor" in node:
-            return tensors[node["tensor"]]
-        if "map" in node:
-            return {key: unflatten(tensors, item) for key, item in node["map"]}
-        items = [unflatten(tensors, item) for item in node["list"]]
-        return tuple(items) if node["tuple"] else items
-    return plain

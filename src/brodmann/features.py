@@ -100,40 +100,6 @@ def read(path: str | Path) -> AnnData:
         return _anndata.read_zarr(group)
 
 
-def read_section(path: str | Path, section: str) -> AnnData:
-    """Read the rows of one section without touching the others.
-
-    Raises
-    ------
-    Usage
-        If the table has no such section.
-    Refused, Corrupt
-        As `read`.
-    """
-    path = Path(path)
-    group = _open(path)
-    with _damage(path):
-        names = _strings(_array(group, "obs/section/categories", path)[:])
-        if section not in names:
-            raise Usage(
-                f"section '{section}' should be in {path}.",
-                found=f"{len(names)} sections: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}.",
-            )
-        codes = np.asarray(_array(group, "obs/section/codes", path)[:])
-        rows = np.flatnonzero(codes == names.index(section))
-        part = slice(int(rows[0]), int(rows[-1]) + 1)
-        columns = cast("list[str]", group["obs"].attrs["column-order"])
-        obs = {column: _column(group, f"obs/{column}", part, path) for column in columns}
-        index = _strings(_array(group, f"obs/{group['obs'].attrs['_index']}", path)[part])
-        obsm = {name: np.asarray(_array(group, f"obsm/{name}", path)[part]) for name in group["obsm"].array_keys()}
-        return _anndata.AnnData(
-            X=np.asarray(_array(group, "X", path)[part]),
-            obs=_pandas.DataFrame(obs, index=index),
-            obsm=obsm,
-            uns=_anndata.io.read_elem(group["uns"]),
-        )
-
-
 def space_of(table: AnnData) -> Space:
     """The space of a table's ``obsm["xyz"]``."""
     about = cast(Any, table).uns.get("space")
@@ -327,10 +293,6 @@ def _damage(path: Path) -> Generator[None, None, None]:
         ) from error
 
 
-def _array(group: Any, name: str, path: Path) -> Any:
-    return _complete(group[name], path, name)
-
-
 def _complete(array: Any, path: Path, name: str) -> Any:
     """Refuse an array with absent chunks: zarr would read them as zeros."""
     # counted here and not by zarr, which visits every chunk that the metadata claim: hours, if they lie
@@ -344,21 +306,3 @@ def _complete(array: Any, path: Path, name: str) -> Any:
             do="run 'brodmann embed' again, or restore the folder.",
         )
     return array
-
-
-def _column(group: Any, name: str, part: slice, path: Path) -> Any:
-    """Rows ``part`` of a column of ``obs``."""
-    element = group[name]
-    if isinstance(element, zarr.Array):
-        values = _complete(element, path, name)[part]
-        return _strings(values) if np.asarray(values).dtype.kind in "OTU" else np.asarray(values)
-    if element.attrs["encoding-type"] == "categorical":
-        categories = _array(group, f"{name}/categories", path)[:]
-        named = _strings(categories) if np.asarray(categories).dtype.kind in "OTU" else np.asarray(categories)
-        codes = np.asarray(_array(group, f"{name}/codes", path)[part])
-        return _pandas.Categorical.from_codes(codes, named, ordered=bool(element.attrs["ordered"]))
-    return _anndata.io.read_elem(element)[part]
-
-
-def _strings(values: Any) -> list[str]:
-    return [str(value) for value in cast("list[Any]", np.asarray(values).tolist())]

@@ -16,7 +16,7 @@ def system(name: str) -> Any:
         raise Usage(
             "a recipe should name its system.",
             found=f"'{name}'." if name else "no 'system' in it.",
-            do=f"name one of {', '.join(SYSTEMS)} in its first line: system = \"{SYSTEMS[0]}\".",
+            do=f'name one of {", ".join(SYSTEMS)} in its first line: system = "{SYSTEMS[0]}".',
         )
     return importlib.import_module(f"brodmann.{name}")
 

@@ -1,4 +1,4 @@
-"""Figures of scores: what is confused with what, what beats which baseline, how training went, what labels cost."""
+"""Figures of scores: what is confused with what, what beats which baseline, how training went."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from brodmann.errors import Refused
 from brodmann.maps.colours import ink
-from brodmann.maps.drawing import ACCENT, FAINT, GRID, INK, canvas, series_colours, short, style, thousands
+from brodmann.maps.drawing import ACCENT, FAINT, canvas, series_colours, short, style
 
 Interval = tuple[float, float, float]
 """Value, lower and upper end of its interval; NaN ends where none is known."""
@@ -215,55 +215,3 @@ def _flat(record: Mapping[str, Any]) -> dict[str, float]:
     own = {key: value for key, value in record.items() if key not in aside}
     items = {**({"loss": record["total"]} if "total" in record else {}), **own, **parts}
     return {str(k): float(v) for k, v in items.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-
-
-def efficiency(
-    curves: Mapping[str, Mapping[int, Interval]], *, metric: str, n: str, title: str = "What labels buy"
-) -> Figure:
-    """Score over the number of labels, on a log axis; bands are intervals.
-
-    Parameters
-    ----------
-    curves : mapping
-        Method to {number of labels: (value, low, high)}; the first method is the features.
-    metric, n : str
-        Name of the score; size of the test.
-    """
-    tones = series_colours(list(curves))
-    with style():
-        figure = canvas(5.6, 3.4)
-        axes = figure.add_subplot()
-        for name, points in curves.items():
-            x = np.array(sorted(points), dtype=float)
-            y = np.array([points[int(k)] for k in x])
-            first = name == next(iter(curves))
-            if np.isfinite(y[:, 1:]).all():
-                axes.fill_between(x, y[:, 1], y[:, 2], color=tones[name], alpha=0.15, linewidth=0)
-            axes.plot(
-                x,
-                y[:, 0],
-                "-o",
-                color=tones[name],
-                linewidth=2.2 if first else 1.5,
-                markersize=5,
-                markeredgecolor="white",
-            )
-            axes.annotate(
-                short(name, 26), (x[-1], y[-1, 0]), xytext=(8, 0), textcoords="offset points", va="center",
-                color=INK, fontsize=8, fontweight="bold" if first else "normal",
-            )  # fmt: skip
-        axes.set_xscale("log")
-        every = sorted({k for points in curves.values() for k in points})
-        axes.set_xticks(every, [f"{k:,}" for k in every])
-        axes.set_xticks([], minor=True)
-        axes.set_xlabel("labelled samples for training")
-        axes.set_ylabel(metric)
-        axes.grid(axis="y", color=GRID)
-        axes.set_title(f"{title}  (test n = {n})")
-    return figure
-
-
-def n_text(places: pd.DataFrame, *, noun: str = "samples") -> str:
-    """``9,312 patches, 30 sections, 4 brains`` of a table's ``obs``."""
-    counts = [(len(places), noun), (places["section"].nunique(), "sections"), (places["subject"].nunique(), "brains")]
-    return ", ".join(thousands(int(count), name) for count, name in counts)
