@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from brodmann import verbs
 from brodmann.errors import Usage
 from brodmann.patches.recipe import ConvNeXt, Partners, Patches, Recipe, ResNet, SpatialNCE, ViT
-from brodmann.settings import Fit, Split, build, diff, digest, override, plain, read_toml, to_toml
+from brodmann.settings import Fit, Split, _parts, build, diff, digest, override, plain, read_toml, to_toml
 from brodmann.settings import settings as part
 
 
@@ -61,6 +61,18 @@ def test_any_recipe_survives_toml(encoder, seed, fold, limit, lr, spacing, same,
     )
     assert again(recipe) == recipe
     assert digest(again(recipe)) == digest(recipe)
+
+
+@pytest.mark.parametrize("kind", _parts(Recipe), ids=lambda kind: kind.__name__)
+def test_settings_are_given_by_name(kind):
+    """A value by position would land in whatever member comes first."""
+    first = dataclasses.fields(kind)[0].name
+    value = getattr(kind(), first)
+    assert kind(**{first: value}) == kind()
+    with pytest.raises(TypeError, match="positional"):
+        kind(value)
+    with pytest.raises(TypeError, match="positional"):
+        kind(3)
 
 
 def test_a_recipe_is_frozen():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import tomllib
@@ -20,7 +21,16 @@ T = TypeVar("T")
 def settings(cls: type[T]) -> type[T]:
     """Make a class a recipe part: frozen, keyword-only, unknown keys refused."""
     wrap = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid"))
-    return cast("type[T]", wrap(cls))
+    made = cast("type[T]", wrap(cls))
+    given = made.__init__
+
+    @functools.wraps(given)
+    def by_name(self: T, **values: Any) -> None:
+        given(self, **values)
+
+    # pydantic takes members declared with a Field by position, in spite of kw_only
+    made.__init__ = by_name
+    return made
 
 
 @settings
