@@ -61,6 +61,15 @@ class Blocks:
                 out[:, a - y0 : b - y0, c - x0 : d - x0] = block[:, a - top : b - top, c - left : d - left]
         return out, x0, y0
 
+    def sample(self, raw: Callable[[int, int, int], NDArray[Any] | None]) -> NDArray[Any]:
+        """Stored values of up to 16 blocks of the coarsest level, for the range of 16-bit values; ``raw`` as `load`."""
+        level = len(self.sizes) - 1
+        (height, width), (high, wide) = self.sizes[level], self.shapes[level]
+        places = [(r, c) for r in range(-(-height // high)) for c in range(-(-width // wide))]
+        chosen = places[:: max(len(places) // 16, 1)]
+        found = [values.ravel() for place in chosen if (values := raw(level, *place)) is not None]
+        return np.concatenate(found) if found else np.zeros(1)
+
     def _block(self, level: int, row: int, column: int) -> Pixels:
         return CACHED.get((self, level, row, column), lambda: [self.load(level, row, column)])[0]
 

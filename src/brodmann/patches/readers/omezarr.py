@@ -98,7 +98,9 @@ class OmeZarr:
             self.notes.append(f"{len(lost)} absent chunk files read as {absent}")
         shapes = [(head.chunk[self._y], head.chunk[self._x]) for head in self._headers]
         self._blocks = Blocks(self.sizes, shapes, self.channels, self._load)
-        self._scale, said = scaling(self._headers[0].dtype, span, self._coarsest, name=path.name)
+        self._scale, said = scaling(
+            self._headers[0].dtype, span, lambda: self._blocks.sample(self._raw), name=path.name
+        )
         self.notes.extend(said)
 
     def window(self, level: int, x0: int, y0: int, x1: int, y1: int) -> tuple[Pixels, int, int]:
@@ -194,18 +196,6 @@ class OmeZarr:
         if values is None:
             return np.full((self.channels, *self._blocks.shapes[level]), self._absent, np.uint8)
         return self._scale(values)
-
-    def _coarsest(self) -> NDArray[Any]:
-        """Read stored values of up to 16 blocks of the coarsest level, for a range of 16-bit values."""
-        level = len(self.sizes) - 1
-        (height, width), (high, wide) = self.sizes[level], self._blocks.shapes[level]
-        places = [(r, c) for r in range(math.ceil(height / high)) for c in range(math.ceil(width / wide))]
-        found = [
-            values.ravel()
-            for place in places[:: max(len(places) // 16, 1)]
-            if (values := self._raw(level, *place)) is not None
-        ]
-        return np.concatenate(found) if found else np.zeros(1)
 
 
 def _multiscale(path: Path) -> tuple[list[tuple[str, float | None]], list[tuple[str, list[float]]]]:

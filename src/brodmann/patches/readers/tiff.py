@@ -146,7 +146,7 @@ class Tiff:
         self._scale, said = scaling(
             np.dtype(page.dtype),
             span,
-            self._coarsest,
+            lambda: self._blocks.sample(self._raw),
             name=self._path.name,
             bits=bits,
             inverted=page.photometric == _GREY_INVERTED,
@@ -231,15 +231,6 @@ class Tiff:
             alpha = out[3:].astype(np.float32) / 255
             out = (out[:3] * alpha + 255 * (1 - alpha) + np.float32(0.5)).astype(np.uint8)
         return out
-
-    def _coarsest(self) -> NDArray[Any]:
-        """Read stored values of up to 16 blocks of the coarsest level, for a range of 16-bit values."""
-        level = len(self.sizes) - 1
-        (height, width), (high, wide) = self.sizes[level], self._blocks.shapes[level]
-        places = [(r, c) for r in range(math.ceil(height / high)) for c in range(math.ceil(width / wide))]
-        chosen = places[:: max(len(places) // 16, 1)]
-        found = [values.ravel() for place in chosen if (values := self._raw(level, *place)) is not None]
-        return np.concatenate(found) if found else np.zeros(1)
 
     def _pixel_um(self, page: Any, description: str, tif: Any) -> float | None:
         name = self._path.name
