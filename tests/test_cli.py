@@ -72,7 +72,7 @@ def test_changes_and_paths_reach_the_verb(monkeypatch, tmp_path, capsys):
 
     def fit(recipe, data, out, **rest):
         seen.update(recipe=recipe, data=data, out=out, **rest)
-        return SimpleNamespace(path=out)
+        return SimpleNamespace(path=out, skipped=())
 
     monkeypatch.setattr(verbs, "fit", fit)
     out = tmp_path / "a run with spaces"
@@ -259,6 +259,18 @@ def test_data_that_are_not_there_are_refused(tmp_path, capsys):
     assert fit(tmp_path / "nothing", tmp_path / "run") == 6
     assert "check the path" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_fit_and_embed_say_how_many_sections_they_went_without(sections, tmp_path, capsys):
+    (sections / "s5.png").write_bytes(b"not a picture")
+    out = tmp_path / "run"
+    for again in (False, True):
+        assert fit(sections, out) == 3, again
+        told = capsys.readouterr()
+        assert "skipped s5.png: " in told.err
+        assert told.out.splitlines()[-1].startswith("1 skipped")
+    assert run("embed", out, "--no-controls") == 3
+    assert capsys.readouterr().out.splitlines()[-1].startswith("1 skipped")
 
 
 def test_an_interrupted_run_goes_on_and_a_changed_recipe_is_refused(sections, tmp_path, monkeypatch, capsys):

@@ -7,6 +7,7 @@ Exit codes: 0 done, 2 usage, 3 done but items were skipped, 4 disk or data damag
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,6 +39,13 @@ def _changes(texts: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
+def _done(skipped: Sequence[str]) -> int:
+    """Exit code of finished work, after saying how much it went without."""
+    if skipped:
+        _out.print(f"{len(skipped)} skipped, as listed above")
+    return 3 if skipped else 0
+
+
 def recipes() -> int:
     """List the recipes that come with the package."""
     from brodmann.verbs import describe_recipes
@@ -62,7 +70,7 @@ def fit(recipe: Positional[str], *, data: str, out: Path, set: Changes = (), thr
         raise Usage("--threads should be at least 1.", found=f"{threads}.")
     run = verbs.fit(verbs.recipe(recipe, _changes(set)), data, out, threads=threads)
     _out.print(f"trained: {run.path}    next: brodmann embed {run.path}")
-    return 0
+    return _done(run.skipped)
 
 
 def embed(run: Positional[Path], *, data: str | None = None, controls: bool = True) -> int:
@@ -78,7 +86,7 @@ def embed(run: Positional[Path], *, data: str | None = None, controls: bool = Tr
     table = verbs.embed(run, data, controls=controls)
     _out.print(f"{table.n_obs:,} rows of {table.n_vars} features: {run / 'features.zarr'}")
     _out.print(f"next: brodmann score {run} areas --target ...  (columns: {', '.join(verbs.targets(table))})")
-    return 3 if verbs.skipped(table) else 0
+    return _done(verbs.skipped(table))
 
 
 def score(
@@ -157,15 +165,7 @@ def check() -> int:
     return 0 if healthy else 4
 
 
-VERBS = {
-    "recipes": recipes,
-    "fit": fit,
-    "embed": embed,
-    "score": score,
-    "map": map,
-    "validate": validate,
-    "check": check,
-}
+VERBS = {verb.__name__: verb for verb in (recipes, fit, embed, score, map, validate, check)}
 
 
 def main(arguments: list[str] | None = None) -> None:

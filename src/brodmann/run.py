@@ -40,6 +40,8 @@ class Run:
     data_fingerprint : str
     data : str
         Where the data were when the run was last opened for writing; empty if unknown.
+    skipped : list of str
+        What `fit` or `embed` last left out of the data, and why; empty when loaded.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any], recipe_values: dict[str, Any], say: Callable[..., object]):
@@ -49,6 +51,7 @@ class Run:
         self.recipe_hash = str(about["recipe_hash"])
         self.data_fingerprint = str(about["data_fingerprint"])
         self.data = str(about.get("data", ""))
+        self.skipped: list[str] = []
         self._say = say
         self._lock = locks.Lock(path, say=say)
         self._logging = False

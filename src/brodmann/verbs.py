@@ -126,7 +126,7 @@ def fit(
     Returns
     -------
     Run
-        With trained weights.
+        With trained weights; ``skipped`` lists sections that were left out, and why.
 
     Raises
     ------
@@ -143,11 +143,11 @@ def fit(
         source = open_source(recipe, data)
         samples = module.samples(source, recipe, part="train")
         run = _open(out, recipe, samples.fingerprint, _remembered(data), say)
+        run.skipped = _skipped(samples, say)
         with run.lock() if compute.rank() == 0 else contextlib.nullcontext():
             if run.has("weights"):
                 say(f"{run.path} is trained already; nothing to do.")
             else:
-                _tell_skipped(say, samples.skipped)
                 say(f"{len(samples):,} samples of {samples.places['section'].nunique()} sections to train on")
                 model = module.build(recipe, samples)
                 train.fit(model, samples, recipe.fit, run, say=say, threads=threads, until=until)
@@ -198,7 +198,7 @@ def embed(run: Run | str | Path, data: Any = None, *, controls: bool = True, qui
     source = open_source(recipe, data)
     same_data = source.fingerprint == run.weights()[1].get("source")
     samples = module.samples(source, recipe, part="all")
-    _tell_skipped(say, samples.skipped)
+    run.skipped = _skipped(samples, say)
     made = module.controls(recipe) if controls else {}
     if _has_table(run, samples.fingerprint, set(made)):
         say(f"{run.path} holds this table already; nothing to do.")
@@ -278,7 +278,7 @@ def _store(run: Run, recipe: Any, samples: Any, ledger: Ledger, *, same_data: bo
             "encoder_fold": -1 if recipe.split.fold is None else recipe.split.fold,
             "same_data": same_data,
             "data": data,
-            "skipped": [f"{name}: {reason}" for name, reason in samples.skipped],
+            "skipped": run.skipped,
         },
     )
     ledger.clear()
@@ -366,9 +366,12 @@ def data_of(run: Run) -> str:
     return run.data
 
 
-def _tell_skipped(say: Say, skipped: list[tuple[str, str]]) -> None:
-    for name, reason in skipped:
-        say(f"skipped {name}: {reason}")
+def _skipped(samples: Any, say: Say) -> list[str]:
+    """What was left out and why, said and returned."""
+    lines = [f"{name}: {reason}" for name, reason in samples.skipped]
+    for line in lines:
+        say(f"skipped {line}")
+    return lines
 
 
 def _card(recipe: Any, source: Any, samples: Any) -> str:
