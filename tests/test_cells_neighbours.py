@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from brodmann.cells import neighbours
+from brodmann.cells import grid, neighbours
 from brodmann.errors import Refused
 
 
@@ -128,3 +128,32 @@ def test_morton_puts_neighbours_beside_each_other():
     np.testing.assert_array_equal(neighbours.morton(np.full((50, 2), 3.0)), np.arange(50))
     np.testing.assert_array_equal(neighbours.morton(xy.astype(np.float64) + 4096.0), order)
     assert len(neighbours.morton(np.zeros((0, 2)))) == 0
+
+
+@pytest.mark.parametrize("k", [1, 6, 30])
+def test_nearest_however_far(k):
+    rng = np.random.default_rng(8)
+    xy = np.concatenate([rng.uniform(0, 500, (400, 2)), rng.normal(5e4, 3, (50, 2)), [[1e6, 1e6]]])
+    found, away = neighbours.nearest(grid.sort(xy, 40.0), xy, k)
+    expected = np.reshape(cKDTree(xy).query(xy, k)[0], (len(xy), k))
+    np.testing.assert_allclose(away, expected, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(np.linalg.norm(xy[found] - xy[:, None], axis=2), expected, rtol=1e-12)
+    np.testing.assert_array_equal(found[:, 0], np.arange(len(xy)))
+    some, _ = neighbours.nearest(grid.sort(xy, 40.0), xy[100:117], k)
+    np.testing.assert_array_equal(some, found[100:117])
+
+
+def test_nearest_of_few_and_of_equals():
+    found, _ = neighbours.nearest(grid.sort(np.zeros((3, 2)), 1.0), np.ones((2, 2)), 30)
+    np.testing.assert_array_equal(found, [[0, 1, 2]] * 2)
+    xy = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    np.testing.assert_array_equal(neighbours.nearest(grid.sort(xy, 1.0), xy[:1], 3)[0], [[0, 1, 2]])
+
+
+def test_spacing_is_the_distance_to_the_sixth():
+    xy = np.random.default_rng(9).uniform(0, 2000, (3000, 2))
+    expected = np.median(cKDTree(xy).query(xy, 7)[0][:, 6])
+    np.testing.assert_allclose(neighbours.spacing(xy), expected, rtol=1e-6)
+    assert abs(neighbours.spacing(xy, most=500) / expected - 1) < 0.1
+    assert neighbours.spacing(np.zeros((9, 2))) > 0
+    assert neighbours.spacing(np.zeros((1, 2))) == 1.0

@@ -1,23 +1,24 @@
-"""Which cells see each other: all within a radius, found on a grid and never by comparing all with all."""
+"""Which cells see each other: all within a radius, or the nearest few; found on a grid, never all with all."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from brodmann.cells.grid import Grid, checked, compiled, rows_near, sort, span
 from brodmann.errors import Refused
 
+_LOW = 0xFFFFFF
+"""Bits of a sorting key that name a place."""
 CROWD = 50_000
-"""Candidates per cell beyond which a radius can only be a mistake of units."""
-
-_PER_RADIUS = 2.0
-"""Grid squares per radius: a finer grid tests fewer strangers but walks more rows (2 was fastest of 1, 1.5, 2, 3)."""
+"""Cells within a radius, on average, beyond which it can only be a mistake of units."""
 
 
-class Graph(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Graph:
     """Neighbours of ``n`` cells, without the cells themselves.
 
     Attributes
@@ -35,36 +36,6 @@ class Graph(NamedTuple):
     distance_um: NDArray[np.float32]
 
 
-class Grid(NamedTuple):
-    """Points of one section sorted into the squares of a grid.
-
-    Attributes
-    ----------
-    origin_um : array (2,) float64
-        Corner of the first square.
-    step_um : float
-        Side of a square, um.
-    shape : (int, int)
-        Rows and columns of squares.
-    start : array (rows * columns + 1,) int64
-        Points of square ``s`` are ``start[s] : start[s + 1]`` of ``order``.
-    order : array (n,) int32
-        Rows of the points, by square; inside a square in their own order.
-    xy_um : array (n, 2) float64
-        Positions in that order.
-    slack_um : float
-        More than rounding can move a point, less than any distance that matters.
-    """
-
-    origin_um: NDArray[np.float64]
-    step_um: float
-    shape: tuple[int, int]
-    start: NDArray[np.int64]
-    order: NDArray[np.int32]
-    xy_um: NDArray[np.float64]
-    slack_um: float
-
-
 def morton(xy_um: NDArray[np.floating], step_um: float = 25.0) -> NDArray[np.int64]:
     """Order in which consecutive cells lie beside each other: the Z-curve over a grid (Morton 1966).
 
@@ -80,12 +51,11 @@ def morton(xy_um: NDArray[np.floating], step_um: float = 25.0) -> NDArray[np.int
     array (n,) int64
         Rows in the new order.
     """
-    xy = _checked(xy_um)
+    xy = checked(xy_um)
     if not len(xy):
         return np.zeros(0, np.int64)
-    square = np.floor((xy - xy.min(0)) / step_um)
     # 2^31 squares a side are more than any section has; coordinates beyond share the last
-    code = _spread(np.minimum(square, 2.0**31).astype(np.uint64))
+    code = _spread(np.minimum(np.floor((xy - xy.min(0)) / step_um), 2.0**31).astype(np.uint64))
     return np.argsort(code[:, 0] | (code[:, 1] << np.uint64(1)), kind="stable").astype(np.int64)
 
 
@@ -113,63 +83,69 @@ def graph(xy_um: NDArray[np.floating], *, radius_um: float, limit: int | None = 
     Refused
         Positions that are not finite, or a radius that holds more than `CROWD` cells on average.
     """
-    xy = _checked(xy_um)
+    xy = checked(xy_um)
     n = len(xy)
     if n < 2 or limit == 0:
         return Graph(np.zeros(n + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+    # squares of the radius, not smaller: fewer strangers would be tested, but more and shorter rows walked
     grid = sort(xy, radius_um)
-    _refuse_crowds(grid, radius_um)
-    indptr = np.zeros(n + 1, np.int64)
+    seen = _refuse_crowds(grid, radius_um)
     cap = n if limit is None else min(limit, n)
-    # room for what uniform cells would need; grown when tissue is denser than that
-    room = int(min(cap, 4 + 1.5 * np.pi * (radius_um / grid.step_um) ** 2 * n / max(1, _filled(grid)))) * n
+    indptr = np.zeros(n + 1, np.int64)
+    room = int(min(cap, 4 + 1.2 * seen)) * n
     index, distance = np.empty(room, np.int32), np.empty(room, np.float32)
     done = 0
-    while True:
-        done = _fill(xy, *_parts(grid), radius_um, cap, done, indptr, index, distance)
-        if done == n:
-            break
-        room = max(int(len(index) * 1.5), int(indptr[done] * n / max(done, 1) * 1.05)) + n
-        index, distance = _grown(index, room, indptr[done]), _grown(distance, room, indptr[done])
-    edges = indptr[-1]
-    return Graph(indptr, index[:edges].copy(), distance[:edges].copy())
+    while (done := int(_fill(xy, grid, radius_um, cap, done, indptr, index, distance))) < n:
+        used = int(indptr[done])
+        room = max(len(index) * 3 // 2, int(used * (n / max(done, 1)) * 1.05)) + n
+        index, distance = _grown(index, room, used), _grown(distance, room, used)
+    edges = int(indptr[-1])
+    # views: room that was never written costs no memory
+    return Graph(indptr, index[:edges], distance[:edges])
 
 
-def sort(xy_um: NDArray[np.float64], radius_um: float) -> Grid:
-    """Points sorted into squares of about half a radius, never more squares than a few per point."""
-    low, high = xy_um.min(0), xy_um.max(0)
-    side = np.maximum(high - low, 1e-12)
-    fewest = max(float(np.sqrt(side[0] * side[1] / (4 * len(xy_um) + 64))), float(side.max()) / (4 * len(xy_um) + 64))
-    step = max(radius_um / _PER_RADIUS, fewest, 1e-12)
-    shape = (int(side[1] / step) + 1, int(side[0] / step) + 1)
-    start, order = _binned(xy_um, low, step, shape[0], shape[1])
-    slack = 1e-12 * (radius_um + float(np.abs(xy_um).max()))
-    return Grid(low, step, shape, start, order, xy_um[order], slack)
+def nearest(grid: Grid, xy_um: NDArray[np.floating], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """The ``k`` nearest points of a section to each of some places, however far.
+
+    Parameters
+    ----------
+    grid : Grid
+        The section's points.
+    xy_um : array (m, 2)
+        Places, um; a place that is a point finds itself first.
+    k : int
+        How many; fewer where the section has fewer.
+
+    Returns
+    -------
+    index : array (m, min(k, n)) int32
+        Rows of the section, the nearest first; equal distances in order of rows.
+    distance_um : array (m, min(k, n)) float32
+    """
+    xy = checked(xy_um)
+    k = min(k, len(grid.order))
+    index, distance = np.empty((len(xy), k), np.int32), np.empty((len(xy), k), np.float32)
+    if k and len(xy):
+        held = np.diff(grid.start).astype(np.float64)
+        # radius that holds twice k of what a point has around it; places in thinner tissue look farther by doubling
+        per_um2 = float((held * held).sum() / held.sum()) / grid.step_um**2
+        _fill_nearest(xy, grid, float(np.sqrt(2 * k / (np.pi * per_um2))), k, index, distance)
+    return index, distance
 
 
-def _checked(xy_um: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Positions as float64, or an error that says which are not numbers."""
-    xy = np.ascontiguousarray(xy_um, np.float64).reshape(-1, 2)
-    finite = np.isfinite(xy).all(1)
-    if not finite.all():
-        raise Refused(
-            "positions of cells should be finite numbers.",
-            found=f"{int((~finite).sum()):,} of {len(xy):,} are not; the first is row {int(np.argmin(finite))}.",
-            cause="cells without a place in the table.",
-            do="leave these cells out.",
-        )
-    return xy
+def spacing(xy_um: NDArray[np.floating], *, neighbour: int = 6, most: int = 20_000) -> float:
+    """Median distance (um) of a section's cells to their sixth neighbour: the tissue's own unit of length.
 
-
-def _parts(grid: Grid) -> tuple[Any, ...]:
-    """The grid as compiled loops take it."""
-    x, y = grid.origin_um
-    return x, y, grid.step_um, grid.shape[0], grid.shape[1], grid.start, grid.order, grid.xy_um, grid.slack_um
-
-
-def _filled(grid: Grid) -> int:
-    """Squares that hold points."""
-    return int(np.count_nonzero(np.diff(grid.start)))
+    Measured on at most ``most`` cells, evenly spread over the rows; the farthest there is in smaller sections, and
+    never 0, so that it can serve as a width.
+    """
+    xy = checked(xy_um)
+    if len(xy) < 2:
+        return 1.0
+    some = xy[np.linspace(0, len(xy) - 1, min(most, len(xy))).astype(np.int64)]
+    area = float(np.prod(np.maximum(np.ptp(xy, axis=0), 1e-9)))
+    grid = sort(xy, float(np.sqrt(area / len(xy) * (neighbour + 1))))
+    return max(float(np.median(nearest(grid, some, neighbour + 1)[1][:, -1])), 1e-6)
 
 
 def _grown(array: NDArray[Any], room: int, used: int) -> NDArray[Any]:
@@ -178,17 +154,18 @@ def _grown(array: NDArray[Any], room: int, used: int) -> NDArray[Any]:
     return larger
 
 
-def _refuse_crowds(grid: Grid, radius_um: float) -> None:
+def _refuse_crowds(grid: Grid, radius_um: float) -> float:
+    """Points that the average point has within a radius, about, if that can be meant."""
     held = np.diff(grid.start).astype(np.float64)
-    # a cell sees about pi (radius / side)^2 squares as full as its own, and never fewer than one
-    seen = float((held * held).sum() / held.sum()) * max(1.0, np.pi * (radius_um / grid.step_um) ** 2)
-    if seen > CROWD and held.sum() > CROWD:
+    seen = min(float((held * held).sum() / held.sum()) * max(1.0, np.pi * (radius_um / grid.step_um) ** 2), held.sum())
+    if seen > CROWD:
         raise Refused(
             f"a radius of {radius_um:g} um should hold tens of cells, rarely thousands.",
             found=f"about {seen:,.0f} cells within it.",
             cause="positions in mm, or in another unit, that were read as um.",
             do="state the unit of the positions, or choose a smaller radius.",
         )
+    return seen
 
 
 def _spread(square: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -199,98 +176,138 @@ def _spread(square: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return square
 
 
-@numba.njit(cache=True, nogil=True)
-def _bin(value: float, origin: float, step: float, squares: int) -> int:
-    """Number of the square along one axis; monotone in ``value``, so that ranges of squares lose no point."""
-    number = int(np.floor((value - origin) / step))
-    return min(max(number, 0), squares - 1)
+@compiled
+def _room(points: int) -> Any:
+    """Working memory for one cell: rows, squared distances, the same before the choice, sorting keys."""
+    return np.empty(points, np.int32), np.empty(points), np.empty(points), np.empty(points, np.uint64)
 
 
-@numba.njit(cache=True, nogil=True)
-def _binned(xy: Any, low: Any, step: float, rows: int, columns: int) -> Any:
-    """Counting sort of points by square."""
-    n = len(xy)
-    square = np.empty(n, np.int64)
-    start = np.zeros(rows * columns + 1, np.int64)
-    for i in range(n):
-        square[i] = _bin(xy[i, 1], low[1], step, rows) * columns + _bin(xy[i, 0], low[0], step, columns)
-        start[square[i] + 1] += 1
-    for s in range(rows * columns):
-        start[s + 1] += start[s]
-    place, order = start[:-1].copy(), np.empty(n, np.int32)
-    for i in range(n):
-        order[place[square[i]]] = i
-        place[square[i]] += 1
-    return start, order
+@compiled
+def _near(grid: Any, x: float, y: float, radius: float, itself: int, found: Any, squared: Any, far: Any) -> Any:
+    """Points within a radius of a place but for one, by square; returns how many, or -1 if there is no room."""
+    count, most = np.uint64(0), radius * radius
+    first, last = rows_near(grid, y, radius)
+    along, down, order = grid.x_um, grid.y_um, grid.order
+    for row in range(first, last):
+        bounds = span(grid, x, y, radius, row)
+        begin, points = np.uint64(bounds[0]), np.uint64(bounds[1] - bounds[0])
+        if count + points > np.uint64(len(found)):
+            return -1
+        for j in range(points):
+            dx, dy = along[begin + j] - x, down[begin + j] - y
+            far[j] = dx * dx + dy * dy
+        for j in range(points):
+            # written always, kept only if near: cheaper than a branch that no processor can predict
+            found[count], squared[count] = order[begin + j], far[j]
+            count += np.uint64((far[j] <= most) & (order[begin + j] != itself))
+    return np.int64(count)
 
 
-@numba.njit(cache=True, nogil=True)
-def _fill(
-    xy: Any, x0: float, y0: float, step: float, rows: int, columns: int, start: Any, order: Any, sorted_xy: Any,
-    slack: float, radius: float, cap: int, first: int, indptr: Any, index: Any, distance: Any,
-) -> int:  # fmt: skip
+@compiled
+def _rank(count: int, cap: int, most: float, found: Any, squared: Any, held: Any, keys: Any) -> None:
+    """Leave in ``keys`` (low 24 bits) the places of the ``cap`` nearest, by distance and then by row.
+
+    Tissue fills area evenly, so squared distances fill buckets evenly: a counting sort nearly sorts them. Keys hold
+    the distance in 40 bits above the place in 24; what these 40 bits cannot tell apart is compared exactly at the end.
+    """
+    one, low = np.uint64(1), np.uint64(_LOW)
+    points, buckets = np.uint64(count), np.uint64(min(2 * count, len(held) - 1))
+    scale = np.float64(buckets) / most * (1 - 1e-12) if most > 0 else 0.0
+    fine = 2.0**39 / most if most > 0 else 0.0
+    for b in range(buckets + one):
+        held[b] = 0
+    for k in range(points):
+        held[np.uint64(squared[k] * scale) + one] += 1
+    total, fullest = np.int32(0), np.int32(0)
+    for b in range(buckets + one):
+        fullest = max(fullest, held[b])
+        total += held[b]
+        held[b] = total
+    if fullest > 64:
+        ranks = np.argsort(found[:count], kind="mergesort")
+        ranks = ranks[np.argsort(squared[:count][ranks], kind="mergesort")]
+        for k in range(cap):
+            keys[k] = ranks[k]
+        return
+    for k in range(points):
+        b = np.uint64(squared[k] * scale)
+        place = held[b]
+        held[b] = place + 1
+        keys[np.uint64(place)] = (np.uint64(squared[k] * fine) << np.uint64(24)) | k
+    # buckets beyond that of the last one kept need no order
+    needed = np.uint64(held[np.uint64(squared[keys[np.uint64(cap - 1)] & low] * scale)])
+    for k in range(one, needed):
+        key = keys[k]
+        if key < keys[k - one]:
+            b = k
+            while b > np.uint64(0) and keys[b - one] > key:
+                keys[b] = keys[b - one]
+                b -= one
+            keys[b] = key
+    tied = False
+    for k in range(one, needed):
+        tied |= (keys[k] | low) == (keys[k - one] | low)
+    if tied:
+        _exactly(needed, found, squared, keys)
+
+
+@compiled
+def _exactly(needed: int, found: Any, squared: Any, keys: Any) -> None:
+    """Order keys of equal 40 bits by their distance in float64, then by row."""
+    one, low = np.uint64(1), np.uint64(_LOW)
+    for k in range(one, needed):
+        key, b = keys[k], k
+        mine, row = squared[key & low], found[key & low]
+        while b > np.uint64(0) and (keys[b - one] | low) == (key | low):
+            other = keys[b - one] & low
+            if squared[other] < mine or (squared[other] == mine and found[other] < row):
+                break
+            keys[b] = keys[b - one]
+            b -= one
+        keys[b] = key
+
+
+@compiled
+def _fill(xy: Any, grid: Any, radius: float, cap: int, first: int, indptr: Any, index: Any, distance: Any) -> int:
     """Neighbours of cells from ``first`` on, until the room is full; returns the first cell not done."""
-    n = len(xy)
-    square_of_radius = radius * radius
-    found, squared = np.empty(256, np.int32), np.empty(256, np.float64)
-    by_row, by_square = np.empty(256, np.int32), np.empty(256, np.float64)
-    bucket, held = np.empty(256, np.int32), np.zeros(257, np.int32)
+    held = np.empty(1025, np.int32)
+    found, squared, far, keys = _room(1024)
     at = indptr[first]
-    for i in range(first, n):
+    for i in range(first, len(xy)):
         x, y = xy[i, 0], xy[i, 1]
-        count = 0
-        for row in range(_bin(y - radius - slack, y0, step, rows), _bin(y + radius + slack, y0, step, rows) + 1):
-            away = max(0.0, y0 + row * step - y, y - y0 - (row + 1) * step) - slack
-            # the last row also holds what rounding pushed beyond it
-            away = away if away > 0 and row < rows - 1 else 0.0
-            half = np.sqrt(max(square_of_radius - away * away, 0.0)) * (1 + 1e-9) + slack
-            begin = start[row * columns + _bin(x - half, x0, step, columns)]
-            end = start[row * columns + _bin(x + half, x0, step, columns) + 1]
-            if count + end - begin > len(found):
-                larger = 2 * (count + end - begin)
-                grown_rows, grown_squares = np.empty(larger, np.int32), np.empty(larger, np.float64)
-                grown_rows[:count], grown_squares[:count] = found[:count], squared[:count]
-                found, squared = grown_rows, grown_squares
-                by_row, by_square = np.empty(larger, np.int32), np.empty(larger, np.float64)
-                bucket = np.empty(larger, np.int32)
-            for j in range(begin, end):
-                dx, dy = sorted_xy[j, 0] - x, sorted_xy[j, 1] - y
-                far = dx * dx + dy * dy
-                # written always, kept only if near: cheaper than a branch that nobody can predict
-                found[count], squared[count] = order[j], far
-                count += (far <= square_of_radius) & (order[j] != i)
+        count = _near(grid, x, y, radius, i, found, squared, far)
+        while count < 0:
+            found, squared, far, keys = _room(2 * len(found))
+            count = _near(grid, x, y, radius, i, found, squared, far)
         kept = min(count, cap)
         if at + kept > len(index):
             return i
-        # cells fill area evenly, so squared distances fill buckets evenly and counting nearly sorts them
-        buckets = min(count, 256)
-        scale = buckets / square_of_radius if square_of_radius > 0 else 0.0
-        held[: buckets + 1] = 0
-        for k in range(count):
-            bucket[k] = min(int(squared[k] * scale), buckets - 1)
-            held[bucket[k] + 1] += 1
-        fullest = 0
-        for b in range(buckets):
-            fullest = max(fullest, held[b + 1])
-            held[b + 1] += held[b]
-        for k in range(count):
-            place = held[bucket[k]]
-            held[bucket[k]] += 1
-            by_row[place], by_square[place] = found[k], squared[k]
-        if fullest > 64:
-            ranks = np.argsort(by_row[:count])
-            ranks = ranks[np.argsort(by_square[:count][ranks], kind="mergesort")]
-            by_row[:count], by_square[:count] = by_row[:count][ranks], by_square[:count][ranks]
-        else:
-            # after a counting sort only the first `kept` buckets can matter, and each cell moves a few places
-            for k in range(1, count):
-                r, s, b = by_row[k], by_square[k], k
-                while b > 0 and (by_square[b - 1] > s or (by_square[b - 1] == s and by_row[b - 1] > r)):
-                    by_row[b], by_square[b] = by_row[b - 1], by_square[b - 1]
-                    b -= 1
-                by_row[b], by_square[b] = r, s
-        for k in range(kept):
-            index[at + k], distance[at + k] = by_row[k], np.sqrt(by_square[k])
+        if kept:
+            _rank(count, kept, radius * radius, found, squared, held, keys)
+        for k in range(np.uint64(kept)):
+            place = keys[k] & np.uint64(_LOW)
+            index[np.uint64(at) + k] = found[place]
+            distance[np.uint64(at) + k] = np.sqrt(squared[place])
         at += kept
         indptr[i + 1] = at
-    return n
+    return len(xy)
+
+
+@compiled
+def _fill_nearest(xy: Any, grid: Any, radius: float, k: int, index: Any, distance: Any) -> None:
+    """The k nearest points of each place; the radius doubles until it holds that many."""
+    held = np.empty(1025, np.int32)
+    found, squared, far, keys = _room(1024)
+    for i in range(len(xy)):
+        x, y, reach = xy[i, 0], xy[i, 1], radius
+        count = _near(grid, x, y, reach, -1, found, squared, far)
+        while count < k:
+            if count < 0:
+                found, squared, far, keys = _room(2 * len(found))
+            else:
+                reach *= 2
+            count = _near(grid, x, y, reach, -1, found, squared, far)
+        _rank(count, k, reach * reach, found, squared, held, keys)
+        for j in range(k):
+            place = keys[j] & np.uint64(_LOW)
+            index[i, j], distance[i, j] = found[place], np.sqrt(squared[place])

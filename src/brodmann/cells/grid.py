@@ -1,0 +1,132 @@
+"""Points of a section sorted into the squares of a grid, so that whatever is near is found by looking beside."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from brodmann.errors import Refused
+
+compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
+
+
+class Grid(NamedTuple):
+    """Points of one section by square; a plain tuple of arrays, as compiled loops take it.
+
+    Attributes
+    ----------
+    x0_um, y0_um : float
+        Corner of the first square.
+    step_um : float
+        Side of a square, um.
+    rows, columns : int
+        Squares down and across.
+    start : array (rows * columns + 1,) int64
+        Points of square ``s`` are ``start[s] : start[s + 1]`` of ``order``.
+    order : array (n,) int32
+        Rows of the points, by square; inside a square in their own order.
+    x_um, y_um : array (n,) float64
+        Positions in that order.
+    slack_um : float
+        More than rounding can move a point, less than any distance that matters.
+    """
+
+    x0_um: float
+    y0_um: float
+    step_um: float
+    rows: int
+    columns: int
+    start: NDArray[np.int64]
+    order: NDArray[np.int32]
+    x_um: NDArray[np.float64]
+    y_um: NDArray[np.float64]
+    slack_um: float
+
+
+def sort(xy_um: NDArray[np.floating], step_um: float) -> Grid:
+    """Points sorted into squares of ``step_um``, or larger: there are never more than a few squares per point.
+
+    Parameters
+    ----------
+    xy_um : array (n, 2)
+        Positions of at least one point, um.
+    step_um : float
+        Side of a square; about the radius that will be looked for.
+
+    Raises
+    ------
+    Refused
+        Positions that are not finite.
+    """
+    xy = checked(xy_um)
+    n = len(xy)
+    low = xy.min(0)
+    width, height = (float(side) for side in xy.max(0) - low)
+    most = 4 * n + 64
+    step = max(step_um, float(np.sqrt(width * height / most)), max(width, height) / most, 1e-12)
+    rows, columns = int(height / step) + 1, int(width / step) + 1
+    start, order = _binned(xy, low[0], low[1], step, rows, columns)
+    slack = 1e-12 * (step + float(np.abs(xy).max()))
+    x, y = np.ascontiguousarray(xy[order, 0]), np.ascontiguousarray(xy[order, 1])
+    return Grid(float(low[0]), float(low[1]), step, rows, columns, start, order, x, y, slack)
+
+
+def checked(xy_um: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Positions (n, 2) as float64, or an error that says which are not numbers."""
+    xy = np.ascontiguousarray(xy_um, np.float64).reshape(-1, 2)
+    finite = np.isfinite(xy).all(1)
+    if not finite.all():
+        raise Refused(
+            "positions of cells should be finite numbers.",
+            found=f"{int((~finite).sum()):,} of {len(xy):,} are not; the first is row {int(np.argmin(finite))}.",
+            cause="cells without a place in the table.",
+            do="leave these cells out.",
+        )
+    return xy
+
+
+@compiled
+def square(value: float, origin: float, per_um: float, squares: int) -> Any:
+    """Number of the square along one axis; monotone in ``value``, so that ranges of squares lose no point."""
+    return np.int64(min(max((value - origin) * per_um, 0.0), squares - 1.0))
+
+
+@compiled
+def span(grid: Any, x: float, y: float, radius: float, row: int) -> tuple[int, int]:
+    """Sorted points of one row of squares that may lie within ``radius`` of a place."""
+    away = max(0.0, grid.y0_um + row * grid.step_um - y, y - grid.y0_um - (row + 1) * grid.step_um) - grid.slack_um
+    # the last row also holds what rounding pushed beyond its edge
+    away = away if away > 0 and row < grid.rows - 1 else 0.0
+    half = np.sqrt(max(radius * radius - away * away, 0.0)) * (1 + 1e-9) + grid.slack_um + 1e-9 * radius
+    first = row * grid.columns + square(x - half, grid.x0_um, 1 / grid.step_um, grid.columns)
+    last = row * grid.columns + square(x + half, grid.x0_um, 1 / grid.step_um, grid.columns)
+    return grid.start[first], grid.start[last + 1]
+
+
+@compiled
+def rows_near(grid: Any, y: float, radius: float) -> tuple[int, int]:
+    """First row of squares within reach of a place, and the one after the last."""
+    reach = radius * (1 + 1e-9) + grid.slack_um
+    first = square(y - reach, grid.y0_um, 1 / grid.step_um, grid.rows)
+    return first, square(y + reach, grid.y0_um, 1 / grid.step_um, grid.rows) + 1
+
+
+@compiled
+def _binned(xy: Any, x0: float, y0: float, step: float, rows: int, columns: int) -> Any:
+    """Counting sort of points by square."""
+    n = len(xy)
+    at = np.empty(n, np.int64)
+    start = np.zeros(rows * columns + 1, np.int64)
+    for i in range(n):
+        at[i] = square(xy[i, 1], y0, 1 / step, rows) * columns + square(xy[i, 0], x0, 1 / step, columns)
+        start[at[i] + 1] += 1
+    for s in range(rows * columns):
+        start[s + 1] += start[s]
+    place, order = start[:-1].copy(), np.empty(n, np.int32)
+    for i in range(n):
+        order[place[at[i]]] = i
+        place[at[i]] += 1
+    return start, order
