@@ -13,6 +13,7 @@ import tifffile
 from numpy.typing import NDArray
 
 import images
+from brodmann.datasets import _template
 from brodmann.errors import Corrupt, Refused, SpaceMismatch
 from brodmann.inspection import validate
 from brodmann.patches import readers, source, tissue
@@ -484,3 +485,15 @@ def test_a_damaged_sidecar_is_named(tmp_path: Path) -> None:
     (tmp_path / "sections.json").write_text('{"pixel_um": NaN}')
     with pytest.raises(Refused, match="finite"):
         readers.read(tmp_path)
+
+
+def test_the_form_for_a_data_set_opens_what_it_describes(tmp_path):
+    for brain, section in (("stripes1", "s001"), ("stripes1", "s002"), ("stripes2", "s001")):
+        images.write_png(tmp_path / f"{brain}_{section}.png", images.blob())
+    (tmp_path / "notes.txt").write_text("not an image")
+    found = _template.open(tmp_path)
+    assert [section.subject for section in found.sections] == ["stripes1", "stripes1", "stripes2"]
+    assert {section.native_um for section in found.sections} == {_template.PIXEL_UM}
+    assert (found.space.name, found.skipped) == ("unregistered", [])
+    with pytest.raises(Refused, match="none of them"):
+        _template.open(Path(__file__).parent)

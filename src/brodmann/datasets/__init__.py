@@ -1,1 +1,1 @@
-"""datasets."""
+"""Public data sets, one file each; `_template` is the form for a new one."""
