@@ -89,29 +89,56 @@ def checked(xy_um: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 @compiled
-def square(value: float, origin: float, per_um: float, squares: int) -> Any:
+def _square(value: float, origin: float, per_um: float, squares: int) -> Any:
     """Number of the square along one axis; monotone in ``value``, so that ranges of squares lose no point."""
     return np.int64(min(max((value - origin) * per_um, 0.0), squares - 1.0))
 
 
 @compiled
-def span(grid: Any, x: float, y: float, radius: float, row: int) -> tuple[int, int]:
+def _span(grid: Any, x: float, y: float, radius: float, row: int) -> tuple[int, int]:
     """Sorted points of one row of squares that may lie within ``radius`` of a place."""
     away = max(0.0, grid.y0_um + row * grid.step_um - y, y - grid.y0_um - (row + 1) * grid.step_um) - grid.slack_um
     # the last row also holds what rounding pushed beyond its edge
     away = away if away > 0 and row < grid.rows - 1 else 0.0
     half = np.sqrt(max(radius * radius - away * away, 0.0)) * (1 + 1e-9) + grid.slack_um + 1e-9 * radius
-    first = row * grid.columns + square(x - half, grid.x0_um, 1 / grid.step_um, grid.columns)
-    last = row * grid.columns + square(x + half, grid.x0_um, 1 / grid.step_um, grid.columns)
+    first = row * grid.columns + _square(x - half, grid.x0_um, 1 / grid.step_um, grid.columns)
+    last = row * grid.columns + _square(x + half, grid.x0_um, 1 / grid.step_um, grid.columns)
     return grid.start[first], grid.start[last + 1]
 
 
 @compiled
-def rows_near(grid: Any, y: float, radius: float) -> tuple[int, int]:
+def _rows_near(grid: Any, y: float, radius: float) -> tuple[int, int]:
     """First row of squares within reach of a place, and the one after the last."""
     reach = radius * (1 + 1e-9) + grid.slack_um
-    first = square(y - reach, grid.y0_um, 1 / grid.step_um, grid.rows)
-    return first, square(y + reach, grid.y0_um, 1 / grid.step_um, grid.rows) + 1
+    first = _square(y - reach, grid.y0_um, 1 / grid.step_um, grid.rows)
+    return first, _square(y + reach, grid.y0_um, 1 / grid.step_um, grid.rows) + 1
+
+
+@compiled
+def room_for(points: int) -> Any:
+    """Working memory for one cell: rows, squared distances, the same before the choice, sorting keys."""
+    return np.empty(points, np.int32), np.empty(points), np.empty(points), np.empty(points, np.uint64)
+
+
+@compiled
+def near(grid: Any, x: float, y: float, radius: float, itself: int, found: Any, squared: Any, far: Any) -> Any:
+    """Points within a radius of a place but for one, by square; returns how many, or -1 if there is no room."""
+    count, most = np.uint64(0), radius * radius
+    first, last = _rows_near(grid, y, radius)
+    along, down, order = grid.x_um, grid.y_um, grid.order
+    for row in range(first, last):
+        bounds = _span(grid, x, y, radius, row)
+        begin, points = np.uint64(bounds[0]), np.uint64(bounds[1] - bounds[0])
+        if count + points > np.uint64(len(found)):
+            return -1
+        for j in range(points):
+            dx, dy = along[begin + j] - x, down[begin + j] - y
+            far[j] = dx * dx + dy * dy
+        for j in range(points):
+            # written always, kept only if near: cheaper than a branch that no processor can predict
+            found[count], squared[count] = order[begin + j], far[j]
+            count += np.uint64((far[j] <= most) & (order[begin + j] != itself))
+    return np.int64(count)
 
 
 @compiled
@@ -121,7 +148,7 @@ def _binned(xy: Any, x0: float, y0: float, step: float, rows: int, columns: int)
     at = np.empty(n, np.int64)
     start = np.zeros(rows * columns + 1, np.int64)
     for i in range(n):
-        at[i] = square(xy[i, 1], y0, 1 / step, rows) * columns + square(xy[i, 0], x0, 1 / step, columns)
+        at[i] = _square(xy[i, 1], y0, 1 / step, rows) * columns + _square(xy[i, 0], x0, 1 / step, columns)
         start[at[i] + 1] += 1
     for s in range(rows * columns):
         start[s + 1] += start[s]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brodmann.cells.grid import Grid, checked, compiled, rows_near, sort, span
+from brodmann.cells.grid import Grid, checked, compiled, near, room_for, sort
 from brodmann.errors import Refused
 
 _LOW = 0xFFFFFF
@@ -177,33 +177,6 @@ def _spread(square: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 @compiled
-def _room(points: int) -> Any:
-    """Working memory for one cell: rows, squared distances, the same before the choice, sorting keys."""
-    return np.empty(points, np.int32), np.empty(points), np.empty(points), np.empty(points, np.uint64)
-
-
-@compiled
-def _near(grid: Any, x: float, y: float, radius: float, itself: int, found: Any, squared: Any, far: Any) -> Any:
-    """Points within a radius of a place but for one, by square; returns how many, or -1 if there is no room."""
-    count, most = np.uint64(0), radius * radius
-    first, last = rows_near(grid, y, radius)
-    along, down, order = grid.x_um, grid.y_um, grid.order
-    for row in range(first, last):
-        bounds = span(grid, x, y, radius, row)
-        begin, points = np.uint64(bounds[0]), np.uint64(bounds[1] - bounds[0])
-        if count + points > np.uint64(len(found)):
-            return -1
-        for j in range(points):
-            dx, dy = along[begin + j] - x, down[begin + j] - y
-            far[j] = dx * dx + dy * dy
-        for j in range(points):
-            # written always, kept only if near: cheaper than a branch that no processor can predict
-            found[count], squared[count] = order[begin + j], far[j]
-            count += np.uint64((far[j] <= most) & (order[begin + j] != itself))
-    return np.int64(count)
-
-
-@compiled
 def _rank(count: int, cap: int, most: float, found: Any, squared: Any, held: Any, keys: Any) -> None:
     """Leave in ``keys`` (low 24 bits) the places of the ``cap`` nearest, by distance and then by row.
 
@@ -271,14 +244,14 @@ def _exactly(needed: int, found: Any, squared: Any, keys: Any) -> None:
 def _fill(xy: Any, grid: Any, radius: float, cap: int, first: int, indptr: Any, index: Any, distance: Any) -> int:
     """Neighbours of cells from ``first`` on, until the room is full; returns the first cell not done."""
     held = np.empty(1025, np.int32)
-    found, squared, far, keys = _room(1024)
+    found, squared, far, keys = room_for(1024)
     at = indptr[first]
     for i in range(first, len(xy)):
         x, y = xy[i, 0], xy[i, 1]
-        count = _near(grid, x, y, radius, i, found, squared, far)
+        count = near(grid, x, y, radius, i, found, squared, far)
         while count < 0:
-            found, squared, far, keys = _room(2 * len(found))
-            count = _near(grid, x, y, radius, i, found, squared, far)
+            found, squared, far, keys = room_for(2 * len(found))
+            count = near(grid, x, y, radius, i, found, squared, far)
         kept = min(count, cap)
         if at + kept > len(index):
             return i
@@ -297,16 +270,16 @@ def _fill(xy: Any, grid: Any, radius: float, cap: int, first: int, indptr: Any, 
 def _fill_nearest(xy: Any, grid: Any, radius: float, k: int, index: Any, distance: Any) -> None:
     """The k nearest points of each place; the radius doubles until it holds that many."""
     held = np.empty(1025, np.int32)
-    found, squared, far, keys = _room(1024)
+    found, squared, far, keys = room_for(1024)
     for i in range(len(xy)):
         x, y, reach = xy[i, 0], xy[i, 1], radius
-        count = _near(grid, x, y, reach, -1, found, squared, far)
+        count = near(grid, x, y, reach, -1, found, squared, far)
         while count < k:
             if count < 0:
-                found, squared, far, keys = _room(2 * len(found))
+                found, squared, far, keys = room_for(2 * len(found))
             else:
                 reach *= 2
-            count = _near(grid, x, y, reach, -1, found, squared, far)
+            count = near(grid, x, y, reach, -1, found, squared, far)
         _rank(count, k, reach * reach, found, squared, held, keys)
         for j in range(k):
             place = keys[j] & np.uint64(_LOW)
