@@ -49,6 +49,11 @@ class Neighbourhood:
     decoder_layers: int = pydantic.Field(default=4, ge=1)
     heads: int = pydantic.Field(default=8, ge=1)
     feed_forward: int = pydantic.Field(default=2048, ge=16)
+    input: Literal["library", "log1p", "log2"] = "library"
+    """How counts enter: scaled by the library, which also scales the predicted mean; or log1p(x), log2(1 + x) as
+    published, where the mean knows no library."""
+    feature: Literal["pooled", "decoded"] = "pooled"
+    """The token of a neighbourhood before the decoder, or after it as published, where it knows the cell's own type."""
 
 
 @settings
