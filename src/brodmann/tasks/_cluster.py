@@ -1,0 +1,301 @@
+"""k-means from a thousand rows to tens of millions: whole, on a sample, or sharded over processes.
+
+n rows, d features, k clusters. Rows may be a memory-mapped float16 array: they are read in blocks, never copied whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from brodmann import compute
+from brodmann.errors import Refused, Usage
+from brodmann.samples import stream
+
+Engine = Literal["auto", "faiss", "lloyd"]
+
+ROWS_PER_CENTRE = 256
+"""Rows per cluster that centres are learned from: faiss's own default, beyond which they hardly move."""
+
+_SEED_ROWS = 32
+_BLOCK_NUMBERS = 1 << 22
+_FAISS_ROWS = 1_000_000
+_HALF_ROWS = 100_000
+_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """A k-means clustering.
+
+    Parameters
+    ----------
+    labels : ndarray (n,) int32
+        Cluster of each row (of this process's rows).
+    centres : ndarray (k, d) float32
+        Means.
+    inertia : float
+        Sum of squared distances to the nearest centre, over the rows of all processes.
+    by : str
+        What did the work, in words.
+    """
+
+    labels: NDArray[np.int32]
+    centres: NDArray[np.float32]
+    inertia: float
+    by: str = ""
+
+
+def kmeans(
+    x: NDArray[np.floating[Any]],
+    k: int,
+    *,
+    seed: int = 0,
+    n_init: int = 1,
+    iterations: int = 50,
+    rows_per_centre: int | None = ROWS_PER_CENTRE,
+    engine: Engine = "auto",
+) -> Clusters:
+    """Cluster rows around k means; the best of ``n_init`` starts, the same for the same seed.
+
+    Starts are k-means++ (Arthur and Vassilvitskii 2007). Under ``torch.distributed`` each process gives its own rows;
+    centres are common, and an iteration costs one sum of k x (d + 1) numbers.
+
+    Parameters
+    ----------
+    x : ndarray (n, d) floating
+        Rows, float16 or float32, possibly memory-mapped.
+    k : int
+        Number of clusters.
+    seed : int
+        Key of every draw.
+    n_init : int
+        Starts; the one of least inertia is kept.
+    iterations : int
+        At most so many per start.
+    rows_per_centre : int, optional
+        Centres are learned from at most so many random rows per cluster, then every row is assigned once; None learns
+        from all rows.
+    engine : {"auto", "faiss", "lloyd"}
+        ``auto``: faiss (Douze et al. 2024) between 20,000 and a million rows if it is installed, else our own Lloyd.
+
+    Returns
+    -------
+    Clusters
+
+    Raises
+    ------
+    Refused
+        Fewer rows than clusters, or rows that are not finite.
+    Usage
+        ``engine="faiss"`` without faiss, or under several processes.
+    """
+    total = _sum(torch.tensor([float(len(x))], dtype=torch.float64))
+    if k < 1 or int(total) < k:
+        raise Refused(f"{k} clusters should have at least as many rows.", found=f"{int(total):,} rows.")
+    rng = stream(seed, "k-means", k, n_init)
+    train, share = _training_rows(x, k, rows_per_centre, int(total), stream(seed, "rows", k, compute.rank()))
+    chosen = _engine(engine, len(train))
+    best: tuple[float, Tensor] | None = None
+    for _ in range(n_init):
+        start = _plus_plus(*_candidates(train, k, share, rng), k, rng)
+        inertia, centres = _faiss(train, start, iterations) if chosen == "faiss" else _lloyd(train, start, iterations)
+        if best is None or inertia < best[0]:
+            best = inertia, centres
+    assert best is not None
+    labels, squared = assign(x, best[1].cpu().numpy())
+    inertia = float(_sum(torch.tensor([squared], dtype=torch.float64)))
+    by = {"faiss": "faiss", "lloyd": "Lloyd in torch"}[chosen]
+    if engine == "auto" and chosen == "lloyd" and 20_000 < len(train) <= _FAISS_ROWS and compute.world() == 1:
+        by += " (faiss is not installed; `pip install faiss-cpu` for larger sets)"
+    return Clusters(labels, best[1].cpu().numpy(), inertia, by)
+
+
+def assign(x: NDArray[np.floating[Any]], centres: NDArray[np.float32]) -> tuple[NDArray[np.int32], float]:
+    """Nearest centre of every row, and the sum of squared distances.
+
+    Parameters
+    ----------
+    x : ndarray (n, d) floating
+    centres : ndarray (k, d) float32
+
+    Returns
+    -------
+    labels : ndarray (n,) int32
+    inertia : float
+        Over the given rows.
+    """
+    table = torch.from_numpy(np.ascontiguousarray(centres, dtype=np.float32)).to(compute.device())
+    labels, inertia = np.empty(len(x), dtype=np.int32), 0.0
+    shift = table.mean(dim=0)
+    for part, rows in _blocks(x, len(table)):
+        # Distances are differences of large numbers: around their common mean float32 has digits to spare.
+        near, squared = _nearest(rows - shift, table - shift, torch.float32)
+        labels[part] = near.to(torch.int32).cpu().numpy()
+        inertia += float(squared.sum(dtype=torch.float64))
+    return labels, inertia
+
+
+def _engine(asked: Engine, n: int) -> Literal["faiss", "lloyd"]:
+    if asked == "lloyd" or (asked == "auto" and (compute.world() > 1 or not 20_000 < n <= _FAISS_ROWS)):
+        return "lloyd"
+    if compute.world() > 1:
+        raise Usage("faiss clusters in one process.", found=f"{compute.world()} processes.", do="use engine='lloyd'.")
+    if find_spec("faiss") is not None:
+        return "faiss"
+    if asked == "auto":
+        return "lloyd"
+    raise Usage("engine 'faiss' needs faiss.", found="not installed.", do="pip install faiss-cpu.")
+
+
+def _training_rows(
+    x: NDArray[np.floating[Any]], k: int, rows_per_centre: int | None, total: int, rng: np.random.Generator
+) -> tuple[NDArray[np.floating[Any]], float]:
+    """Rows to learn centres from, and how many rows of the whole each of them stands for."""
+    if rows_per_centre is None or total <= rows_per_centre * k:
+        return x, 1.0
+    mine = max(1, round(rows_per_centre * k * len(x) / total)) if len(x) else 0
+    rows = np.sort(rng.choice(len(x), size=min(mine, len(x)), replace=False))
+    return x[rows], len(x) / max(len(rows), 1)
+
+
+def _candidates(x: NDArray[np.floating[Any]], k: int, share: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Rows among which starts are drawn, the same on every process, and the weight of each."""
+    world = compute.world()
+    want = max(_SEED_ROWS * k, 2048)
+    if world == 1 and len(x) <= want:
+        rows, weight = np.arange(len(x)), np.ones(len(x))
+    else:
+        # With replacement and weighted: processes may hold any number of rows, but send equally many.
+        size = -(-want // world)
+        rows = rng.integers(0, max(len(x), 1), size=size) if world > 1 else rng.choice(len(x), want, replace=False)
+        weight = np.full(len(rows), share * len(x) / len(rows))
+        rows = rows % max(len(x), 1)
+    block = np.zeros((len(rows), x.shape[1]), np.float32) if not len(x) else x[np.sort(rows)].astype(np.float32)
+    place = compute.device()
+    pool = compute.gather(torch.from_numpy(np.ascontiguousarray(block)).to(place))
+    return pool, compute.gather(torch.from_numpy(weight).to(place))
+
+
+def _plus_plus(x: Tensor, weight: Tensor, k: int, rng: np.random.Generator) -> Tensor:
+    """k-means++: each next start is drawn with chance proportional to its squared distance to those before."""
+    x = x - (centre := x.mean(dim=0))
+    norm = x.square().sum(dim=1)
+
+    def draw(chance: Tensor) -> int:
+        reached = chance.cumsum(0)
+        # The last row reached, should rounding put the target beyond the end.
+        return min(int(torch.searchsorted(reached, rng.random() * float(reached[-1]))), len(x) - 1)
+
+    chosen = [draw(weight)]
+    gap = torch.full_like(norm, torch.inf)
+    for _ in range(k - 1):
+        new = x[chosen[-1]]
+        gap = torch.minimum(gap, (norm - 2 * (x @ new) + new.square().sum()).clamp_min(0))
+        gap[chosen[-1]] = 0
+        chance = gap.double() * weight
+        chosen.append(draw(chance) if float(chance.sum()) > 0 else draw(weight))
+    return x[chosen] + centre
+
+
+def _lloyd(x: NDArray[np.floating[Any]], centres: Tensor, iterations: int) -> tuple[float, Tensor]:
+    """Lloyd's iterations in blocks of rows: (inertia, centres)."""
+    k, d = centres.shape
+    place = centres.device
+    total = float(_sum(torch.tensor([float(len(x))], dtype=torch.float64)))
+    # One precision for all processes, whatever their shares.
+    kind = torch.bfloat16 if total > _HALF_ROWS and _has_bfloat16(place) else torch.float32
+    previous, inertia = torch.inf, torch.inf
+    for _ in range(iterations):
+        sums = torch.zeros(k * (d + 1) + 1, dtype=torch.float64, device=place)
+        shift = centres.mean(dim=0)
+        table = centres - shift
+        for _, rows in _blocks(x, k):
+            rows = rows - shift
+            near, squared = _nearest(rows, table, kind)
+            part = torch.zeros((k, d), device=place).index_add_(0, near, rows)
+            sums[: k * d] += part.double().flatten()
+            sums[k * d : -1] += torch.bincount(near, minlength=k)
+            sums[-1] += squared.sum(dtype=torch.float64)
+        sums = _sum(sums)
+        count = sums[k * d : -1]
+        inertia = float(sums[-1])
+        moved = (sums[: k * d].view(k, d) / count.clamp_min(1)[:, None]).float()
+        centres = _fill(moved, count) + shift
+        if not np.isfinite(inertia):
+            raise Refused("rows to cluster should be finite.", found="NaN or infinity among them.")
+        if previous - inertia <= _TOLERANCE * inertia and bool((count > 0).all()):
+            break
+        previous = inertia
+    return inertia, centres
+
+
+def _fill(centres: Tensor, count: Tensor) -> Tensor:
+    """Put empty clusters beside the largest ones, which they then share; no process needs to be asked."""
+    empty = torch.nonzero(count == 0).flatten()
+    if not len(empty):
+        return centres
+    centres = centres.clone()
+    spread = centres[count > 0].std(dim=0, unbiased=False)
+    largest = torch.argsort(count, descending=True, stable=True)
+    for i, slot in enumerate(empty.tolist()):
+        donor = largest[i % max(int((count > 0).sum()), 1)]
+        nudge = 0.01 * (1 + i // len(largest)) * spread
+        centres[slot] = centres[donor] + nudge
+        centres[donor] -= nudge
+    return centres
+
+
+def _nearest(rows: Tensor, centres: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Nearest centre of each row by ``|c|^2 - 2 x.c``, and the squared distance to it."""
+    norm = centres.square().sum(dim=1)
+    score = (rows.to(kind) @ centres.to(kind).T).float().mul_(-2).add_(norm)
+    near = score.argmin(dim=1)
+    return near, (rows - centres[near]).square().sum(dim=1)
+
+
+def _faiss(x: NDArray[np.floating[Any]], start: Tensor, iterations: int) -> tuple[float, Tensor]:
+    import faiss
+
+    whole = np.ascontiguousarray(x, dtype=np.float32)
+    if not np.isfinite(whole).all():
+        raise Refused("rows to cluster should be finite.", found="NaN or infinity among them.")
+    shift = whole.mean(axis=0)
+    whole -= shift
+    k, d = start.shape
+    # Rows were already drawn: faiss must neither drop some nor warn that there are few.
+    run: Any = cast("Any", faiss).Kmeans(
+        d, k, niter=iterations, seed=1, max_points_per_centroid=len(x), min_points_per_centroid=1
+    )
+    run.train(whole, init_centroids=np.ascontiguousarray(start.cpu().numpy() - shift))
+    return float(run.obj[-1]), torch.from_numpy(np.asarray(run.centroids) + shift).to(start.device)
+
+
+def _blocks(x: NDArray[np.floating[Any]], k: int) -> Iterator[tuple[slice, Tensor]]:
+    """Rows in blocks small enough that their k scores stay in cache-sized memory: float32 on this process's device."""
+    size = max(256, _BLOCK_NUMBERS // max(k, x.shape[1], 1))
+    place = compute.device()
+    for start in range(0, len(x), size):
+        part = slice(start, min(start + size, len(x)))
+        yield part, torch.from_numpy(np.array(x[part], dtype=np.float32)).to(place)
+
+
+def _sum(values: Tensor) -> Tensor:
+    """Sum over processes."""
+    if compute.world() == 1:
+        return values
+    return (compute.average(values.to(compute.device())) * compute.world()).to(values.device)
+
+
+def _has_bfloat16(place: torch.device) -> bool:
+    """Whether bfloat16 products are faster here than float32 ones."""
+    if place.type != "cpu":
+        return True
+    return bool(cast("Any", torch.ops.mkldnn)._is_mkldnn_bf16_supported())
