@@ -14,9 +14,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from brodmann.cells import neighbourhood, published, surroundings
+from brodmann.cells.panel import Panel
 from brodmann.cells.recipe import Cells, Counts, Neighbourhood, Recipe, Tile
+from brodmann.cells.samples import CellSamples
 from brodmann.errors import Refused, Usage
-from brodmann.settings import Fit
+from brodmann.settings import Fit, Split
 from tissue import tissue
 
 GENES, TYPES = 40, 5
@@ -233,6 +235,42 @@ def test_genes_and_types_of_another_panel_are_put_in_the_models_order():
     np.testing.assert_array_equal(batch["type"].numpy(), codes[source.types])
     assert batch["type"][5] == 7
     assert not surroundings.batch(source, rows, radius_um=50.0, limit=9)["type"].any()
+
+
+def test_samples_of_another_panel_are_described_by_name():
+    recipe = replace(SMALL, split=Split(by="section", fold=None))
+    source = tissue(cells=150, sections=2, genes=30, types=4)
+    model = neighbourhood.build(recipe, source).train()
+    rows, before = zip(*model.describe(CellSamples(source, recipe), 0, 300), strict=True)
+    assert model.training
+    assert np.concatenate(rows).tolist() == list(range(300))
+    order, kinds = np.random.default_rng(2).permutation(30), np.array([2, 0, 3, 1])
+    source.counts, source.panel = source.counts[:, order], Panel(tuple(source.panel.genes[i] for i in order))
+    source.types = np.argsort(kinds)[source.types].astype(np.int16)
+    source.type_names = tuple(source.type_names[i] for i in kinds)
+    _, after = zip(*model.describe(CellSamples(source, recipe), 0, 300), strict=True)
+    np.testing.assert_allclose(np.concatenate(after), np.concatenate(before), rtol=1e-5, atol=1e-6)
+    source.panel = Panel(("other", *source.panel.genes[1:]))
+    _, close = zip(*model.describe(CellSamples(source, recipe), 0, 300), strict=True)
+    assert 0 < np.abs(np.concatenate(close) - np.concatenate(before)).mean() < 0.5
+    # read in pieces, from anywhere, a cell is the same
+    _, piece = zip(*model.describe(CellSamples(source, recipe), 140, 170), strict=True)
+    np.testing.assert_allclose(np.concatenate(piece), np.concatenate(close)[140:170], rtol=1e-4, atol=1e-5)
+
+
+def test_training_batches_are_functions_of_their_step():
+    recipe = replace(SMALL, split=Split(by="section", folds=2, fold=0))
+    source = tissue(cells=300, sections=4, genes=30, types=4)
+    samples = CellSamples(source, recipe, part="train")
+    assert len(samples) == 600
+    one, two = samples.batch(3), CellSamples(source, recipe, part="train").batch(3)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not torch.equal(one["index"], samples.batch(4)["index"])
+    halves = [samples.batch(3, rank=rank, world=2)["index"] for rank in range(2)]
+    assert sorted(torch.cat(halves).tolist()) == sorted(one["index"].tolist())
+    assert len(one["index"]) == recipe.fit.batch
+    assert torch.isfinite(neighbourhood.build(recipe, source).loss(one).total)
 
 
 def test_training_rows_are_runs_of_cells_without_repeats():
