@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 import runpy
 import sys
@@ -39,5 +41,10 @@ def test_an_example_runs(path, tmp_path, monkeypatch, capsys):
         assert re.search(r"^search  ", told, re.M)
         report = tmp_path / "runs/example-quick/report.html"
         assert f"open {report}" in told
-        assert "coordinates only" in report.read_text("utf-8")
+        page = html.unescape(report.read_text("utf-8"))
+        assert "coordinates only" in page
+        scores = [json.loads(file.read_text()) for file in (report.parent / "scores").iterdir()]
+        said = [remark for score in scores for remark in score["remarks"]]
+        assert said
+        assert [remark for remark in said if page.count(remark) != said.count(remark)] == []
         assert list((tmp_path / "runs/example-quick/maps").iterdir())

@@ -56,6 +56,7 @@ SCORES: list[dict[str, Any]] = [
         "baselines": {"coordinates_only": [0.3012, 0.2811, 0.3234], "untrained": {"value": 0.1212, "interval": None}},
         "null": 0.0534,
         "more": {"balanced_accuracy": 0.4444, "names": "text"},
+        "remarks": ["One seed.", f"label {EVIL[1]}", "see https://example.org/a and file:///root/secret/key.txt"],
     },
     {
         "task": "properties",
@@ -109,7 +110,6 @@ def written(folder: Path, **change: Any) -> tuple[Path, str]:
         "scores": SCORES,
         "figures": [(EVIL[1], EVIL[2], picture(folder / "f.png"))],
         "maps": [("Areas", f"caption {EVIL[0]}", picture(folder / "maps" / "m.png"))],
-        "remarks": ["One seed.", f"label {EVIL[1]}", "see https://example.org/a and file:///root/secret/key.txt"],
         "data": {"name": "mouse", "brains": 1, "sections": 30, "samples": 9312, "space": "ccf_v3"},
     } | change
     path = write(folder, **given)
@@ -163,7 +163,7 @@ def test_paired_gains_decide_what_is_better(tmp_path: Path) -> None:
         per_class={"V1": {"precision": 0.5, "recall": 0.75, "f1": 0.6, "n": 1234}},
         remarks=("One fold only.",),
     )
-    _, content = written(tmp_path, scores=[json.loads(score.to_json())], remarks=[])
+    _, content = written(tmp_path, scores=[json.loads(score.to_json())])
     first, seen = content[: content.index("<main>")], " ".join(Reader(content).words)
     assert "Better than profile, chance." in first
     assert "Not told apart from coordinates." in first

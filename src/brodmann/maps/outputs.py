@@ -84,7 +84,6 @@ def write(
         scores=ordered,
         figures=[(title, caption, out / "figures" / name) for title, caption, name in drawn],
         maps=[(title, caption, out / "maps" / name) for title, caption, name in pages],
-        remarks=[*score.remarks],
         data={
             "name": source_name,
             "brains": obs["subject"].nunique(),

@@ -31,7 +31,6 @@ def write(
     scores: Sequence[Mapping[str, Any]] = (),
     figures: Sequence[Picture] = (),
     maps: Sequence[Picture] = (),
-    remarks: Sequence[str] = (),
     asked: str = "",
     data: Mapping[str, Any] | None = None,
     files: Mapping[str, str] | None = None,
@@ -52,11 +51,9 @@ def write(
         Records of ``metrics.jsonl``.
     scores : sequence of mappings
         Plain scores, the headline first: ``task``, ``target``, ``metric``, ``value``, ``interval`` (or ``low``,
-        ``high``), ``n``, ``split``, ``baselines`` {name: number, (value, low, high) or mapping}, ``null``.
+        ``high``), ``n``, ``split``, ``baselines`` {name: number, (value, low, high) or mapping}, ``null``, ``remarks``.
     figures, maps : sequence of (title, caption, png path)
         The first map is shown large on the first screen.
-    remarks : sequence of str
-        Limits, warnings, shortcuts: shown as text, before the methods.
     asked : str, optional
         The question in a sentence; by default made from the headline score.
     data : mapping, optional
@@ -96,7 +93,7 @@ def write(
             _section("Maps", "".join(draw(p, "wide") for p in maps[1:])),
             _section("Figures", _pairs([draw(p) for p in figures])),
             _section("Training", _pairs([part for part in (draw(plot) if curve else "", _training(metrics)) if part])),
-            _section("What this does not show", _remarks(remarks, shown)),
+            _section("What this does not show", _remarks(shown)),
             _section("Methods", _methods(recipe_toml, data or {}, shown, metrics)),
             _section("Recipe, environment, files", _folds(recipe_toml, _sessions(environment), listed)),
             "</main>",
@@ -207,8 +204,8 @@ def _training(metrics: Sequence[Mapping[str, Any]]) -> str:
     return table(head, rows) if rows else ""
 
 
-def _remarks(remarks: Sequence[str], shown: Sequence[Shown]) -> str:
-    """List the caller's remarks, and what the scores themselves give away."""
+def _remarks(shown: Sequence[Shown]) -> str:
+    """List what the scores say of themselves, and what their numbers give away."""
     own: list[str] = []
     for score in shown:
         own += [f"{score.name}: {remark}" for remark in score.remarks]
@@ -221,7 +218,7 @@ def _remarks(remarks: Sequence[str], shown: Sequence[Shown]) -> str:
             own.append(f"{score.name}: no baseline was computed, so the number alone says little.")
         if not score.score.between:
             own.append(f"{score.name}: no interval is known.")
-    items = "".join(f"<li>{text(item)}</li>" for item in [*remarks, *own])
+    items = "".join(f"<li>{text(item)}</li>" for item in own)
     return f'<div class="limits"><ul>{items}</ul></div>' if items else ""
 
 
