@@ -32,6 +32,7 @@ from brodmann.space import Space
 VERSION = 1
 """Of the layout on disk and of what conversion does; part of the name of every cache."""
 MANIFEST = "manifest.json"
+_ELSEWHERE = "free space, or name another folder in the environment variable BRODMANN_CACHE."
 Csr = tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.uint16]]
 """indptr (n + 1,), gene (nnz,) ascending within a row, count (nnz,)."""
 
@@ -67,7 +68,7 @@ class Writer:
         self._hashes: list[NDArray[np.uint64]] = []
         self._types, self._volume = Names(), False
         self._labels: dict[str, Column] = {}
-        with atomic.guard(folder.name, folder.parent, need=0):
+        with atomic.guard(f"the cache of {name}", folder.parent, need=0, do=_ELSEWHERE):
             atomic.make(folder.parent)
             _sweep(folder)
             self.working = folder.with_name(f"{folder.name}.{_me()}.{secrets.token_hex(4)}{atomic.PARTIAL}")
@@ -159,7 +160,7 @@ class Writer:
             if (types is None) != (not self._types.asked) or (volume_um3 is None) == self._volume:
                 raise Refused("types and volumes should be given for all sections or none.", found=f"{id} differs.")
         need = 100 * n + (0 if csr is None else 4 * len(csr[1]))
-        with atomic.guard(f"the cache of {self._name}", self.working, need=need):
+        with atomic.guard(f"the cache of {self._name}", self.working, need=need, do=_ELSEWHERE):
             order = morton(xy)
             self._add("xy_um", xy[order])
             self._add("xyz_mm", xyz[order])
@@ -210,7 +211,7 @@ class Writer:
         content = {key: value for key, value in about.items() if key not in {"name", "version"}}
         about["fingerprint"] = hashlib.sha256(atomic.dumps(content).encode()).hexdigest()
         about["skipped"], about["remarks"] = self._skipped, list(remarks)
-        with atomic.guard(f"the cache of {self._name}", self._folder.parent, need=1 << 20):
+        with atomic.guard(f"the cache of {self._name}", self._folder.parent, need=1 << 20, do=_ELSEWHERE):
             for key in {"types", "volume_um3"} - set(streams):
                 atomic.remove(self.working / f"{key}.bin")
             atomic.write_text(self.working / MANIFEST, json.dumps(about, sort_keys=True))

@@ -54,7 +54,8 @@ class Stream:
 
     def map(self) -> NDArray[Any]:
         """Open what was written."""
-        self._file.flush()
+        if not self._file.closed:
+            self._file.flush()
         return _mapped(self._path, self._kind, (self.rows, *self._shape))
 
     def about(self) -> list[Any]:

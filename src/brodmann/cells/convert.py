@@ -114,12 +114,13 @@ class _Gather:
 
     def section(self, rows: NDArray[np.int64]) -> Csr:
         """Counts of a section's rows."""
+        number = int(self._section[rows[0]])
         if not self._together:
             if not self._spilled:
                 self._spill()
-            return self._read(int(self._section[rows[0]]), len(rows))
+            return self._read(number, len(rows))
         first, last = int(rows[0]), int(rows[-1]) + 1
-        blocks = list(self._blocks(first, last))
+        blocks = list(self._blocks(first, last, number))
         lengths = np.concatenate([np.diff(indptr) for _, (indptr, _, _) in blocks])
         indptr = np.concatenate([[0], np.cumsum(lengths)])
         gene = np.concatenate([csr[1] for _, csr in blocks])
@@ -129,12 +130,13 @@ class _Gather:
             return _taken(rows - first, indptr, gene, count)
         return indptr, gene, count
 
-    def _blocks(self, start: int, last: int) -> Iterator[tuple[int, Csr]]:
+    def _blocks(self, start: int, last: int, number: int | None = None) -> Iterator[tuple[int, Csr]]:
         how = self._how
         while start < last:
             stop = min(how.table.stop(start), last)
             stored = how.table.rows(start, stop)
-            used = self._section[start:stop] >= 0
+            mine = self._section[start:stop]
+            used = mine >= 0 if number is None else mine == number
 
             def name(row: int, at: int = start) -> str:
                 return self._part.ids[at + row].decode(errors="replace")
@@ -142,7 +144,7 @@ class _Gather:
             if not used.all():
                 stored = _emptied(stored, used)
             yield start, reading.clean(stored, how.columns, how.how, self._tally, how.where, name)
-            self._progress.advance(by=stop - start)
+            self._progress.advance(by=int(used.sum()))
             start = stop
 
     def _spill(self) -> None:
@@ -186,7 +188,7 @@ def _choose(part: Part, stated: Stated) -> Counted | None:
     found: list[tuple[str, How]] = []
     reasons: list[str] = []
     for key, (table, _) in part.tables.items():
-        how, reason = reading.judge(_judged(table))
+        how, reason = reading.judge(_judged(table, part.keep))
         if how is None:
             reasons.append(f"{key}: {reason}")
         else:
@@ -215,11 +217,15 @@ def _choose(part: Part, stated: Stated) -> Counted | None:
 _NONE = np.zeros(0, np.int32)
 
 
-def _judged(table: Table) -> list[Rows]:
+def _judged(table: Table, keep: NDArray[np.bool_] | None) -> list[Rows]:
     """Rows at the beginning, in the middle and at the end."""
     n = len(table)
     starts = sorted({0, max(n // 2 - _JUDGED // 2, 0), max(n - _JUDGED, 0)})
-    return [table.rows(start, min(start + _JUDGED, n, table.stop(start))) for start in starts if start < n]
+    stops = [min(start + _JUDGED, n, table.stop(start)) if start < n else start for start in starts]
+    pairs = [(start, stop) for start, stop in zip(starts, stops, strict=True) if start < stop]
+    if keep is None:
+        return [table.rows(start, stop) for start, stop in pairs]
+    return [_emptied(table.rows(start, stop), keep[start:stop]) for start, stop in pairs]
 
 
 def _panel(chosen: list[Counted | None], stated: Stated, name: str) -> tuple[Panel, list[str]]:

@@ -72,7 +72,7 @@ def judge(samples: list[Rows]) -> tuple[How | None, str]:
         return None, reason
     filled = sum(int((np.diff(sample.indptr) > 0).sum()) for sample in samples)
     # whole numbers with a few faults are damaged counts, not normalised ones
-    if sum(part[0] for part in found) < 0.9 * filled:
+    if sum(part[0] for part in found) < 0.5 * filled:
         return None, f"{reason}, among rows of whole numbers"
     for code, how in enumerate(HOW[1:], 1):
         wrong = sum(_found(sample, code)[0] for sample in samples)
@@ -177,7 +177,8 @@ def _least(value: Any, start: int, stop: int, code: int) -> float:
         fits = True
         for j in range(start, stop):
             ratio = m * _undone(float(value[j]), code) / least
-            if abs(ratio - np.rint(ratio)) > _SLACK + _RELATIVE * ratio:
+            # larger than any count, or too large to be told from a whole number: not normalised like this
+            if ratio > 65535.5 or abs(ratio - np.rint(ratio)) > min(_SLACK + _RELATIVE * ratio, 0.1):
                 fits = False
                 break
         if fits:
