@@ -201,6 +201,26 @@ def test_rivals_learn_from_training_cells_only(source):
     )
 
 
+def test_an_untrained_network_is_a_rival_too(samples, found):
+    got = found["untrained"](samples.read(np.arange(40, 90)))
+    assert got.dtype == np.float32
+    assert got.shape[0] == 50
+    assert np.isfinite(got).all()
+
+
+def test_types_without_counts(tmp_path):
+    rng = np.random.default_rng(5)
+    with cache.Writer(tmp_path / "cache", Panel(()), PHANTOM, name="types") as writer:
+        xy = rng.uniform(0, 300, (200, 2))
+        writer.section("s", "m", ids=[f"{i}" for i in range(200)], xy_um=xy, types=["a", "b"] * 100)
+        source = writer.close()
+    recipe = Recipe(samples=Cells(least_counts=0))
+    found = rivals.controls(recipe, CellSamples(source, recipe))
+    assert set(found) == {"composition"}
+    got = ask(found["composition"], 0, 200)
+    np.testing.assert_allclose(got.reshape(200, 3, 2).sum(2), 1, rtol=1e-5)
+
+
 def test_stratified_draws_from_every_section(samples):
     rows = rivals.stratified(samples, 160, 0)
     per = [((rows >= s.rows.start) & (rows < s.rows.stop)).sum() for s in samples.source.sections]
@@ -273,7 +293,8 @@ def test_starmap_layers(tmp_path, monkeypatch):
         adjusted_rand_score(layer[known], KMeans(7, n_init=10, random_state=seed).fit_predict(features[known]))
         for seed in range(5)
     ]
-    assert np.mean(ari) > 0.78, ari
+    # .74 to .84 over kernels and clusterers then; .804 when this was written, and .78 +- .04 with unlabelled cells in
+    assert np.mean(ari) > 0.74, ari
     own = ask(rivals.controls(Recipe(), samples)["own"], 0, len(samples))
     alone = adjusted_rand_score(layer[known], KMeans(7, n_init=10, random_state=0).fit_predict(own[known]))
     assert alone < 0.4
