@@ -12,9 +12,10 @@ from brodmann.phantom.files import write
 from brodmann.phantom.known import truth
 from brodmann.phantom.section import PhantomSection, Rasters, mount
 from brodmann.phantom.sheet import Sheet
+from brodmann.phantom.transcriptome import transcripts
 from brodmann.space import PHANTOM
 
-__all__ = ["PhantomSection", "sections", "truth", "write"]
+__all__ = ["PhantomSection", "sections", "transcripts", "truth", "write"]
 
 _VERSION = 1
 
@@ -78,3 +79,7 @@ def sections(
             )  # fmt: skip
     fingerprint = hashlib.sha256(f"phantom {_VERSION} {sorted(settings.items())}".encode()).hexdigest()
     return Source(space=PHANTOM, sections=cut, fingerprint=fingerprint, name=f"phantom-{seed}", skipped=[])
+
+
+RENDERED = {"patches": sections, "cells": transcripts}
+"""What ``data="phantom"`` means to each system."""
