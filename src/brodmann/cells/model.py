@@ -139,7 +139,7 @@ class TileModel(nn.Module):
 
     @torch.no_grad()
     def describe(self, batch: Batch) -> NDArray[np.float32]:
-        """Features ``(m, P)`` of a batch as `CellSamples.read` of suited samples gives it; the model stays as it was."""
+        """Features ``(m, P)`` of what suited samples read; the model is left as it was found."""
         was_training, where = self.training, self.log_theta.device
         self.eval()
         try:

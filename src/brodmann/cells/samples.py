@@ -265,9 +265,6 @@ class CellSamples:
         if len(self) < len(self.source.library):
             among = np.zeros(len(self.source.library), bool)
             among[self.rows] = True
-        unknown, codes = len(self.type_names), self._type_codes
-        if codes is not None:
-            codes = np.append(np.where(codes < 0, unknown, codes), unknown)
         batch = surroundings.batch(
             self.source,
             self.rows[rows],
@@ -275,7 +272,7 @@ class CellSamples:
             limit=settings.neighbours,
             types=settings.types,
             columns=self._columns,
-            codes=codes,
+            codes=self._codes,
             among=among,
         )
         return {**batch, "index": torch.from_numpy(rows)}
