@@ -86,12 +86,12 @@ def test_describe_leaves_the_model_as_it_was(source, samples):
 def test_the_untrained_control_is_the_recipes_model_before_its_first_step(samples):
     recipe = verbs.recipe("patches-tiny", SMALL)
     batch = samples.read(np.arange(8))
-    untrained = patches.controls(recipe)["untrained"]
+    untrained = patches.controls(recipe, samples)["untrained"]
     np.testing.assert_array_equal(untrained(batch), patches.build(recipe, samples).describe(batch))
 
 
 def test_controls_have_a_row_per_patch(samples):
-    made = patches.controls(verbs.recipe("patches-tiny", SMALL))
+    made = patches.controls(verbs.recipe("patches-tiny", SMALL), samples)
     batch = samples.read(np.arange(5))
     assert set(made) == {"untrained", "statistics", "profile", "profile_sd"}
     for name, describe in made.items():
@@ -153,7 +153,7 @@ def test_the_smallest_patch_has_gradients_that_no_stray_memory_enters(settings):
         assert all(torch.isfinite(p.grad).all() for p in encoder.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("name", verbs.recipe_names())
+@pytest.mark.parametrize("name", [name for name in verbs.recipe_names() if name.startswith("patches")])
 def test_every_recipe_makes_a_step_at_its_own_patch_size(name):
     """A shape test of each recipe as written, with a batch of four."""
     recipe = verbs.recipe(name, {"fit.batch": 4})

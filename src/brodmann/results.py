@@ -16,6 +16,7 @@ from brodmann import atomic, features, verbs
 from brodmann.errors import Refused, Usage
 from brodmann.run import Run
 from brodmann.settings import Split
+from brodmann.systems import system
 from brodmann.tasks import areas as areas_task
 from brodmann.tasks import search as search_task
 from brodmann.tasks._score import Score, file_name
@@ -201,6 +202,9 @@ def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None =
     recipe, _ = verbs.trained(run)
     about = cast("Mapping[str, Any]", table.uns["brodmann"])
     source = verbs.open_source(recipe, str(about.get("data") or "") or verbs.data_of(run))
+    module = system(run.system)
+    field_mm, crop = module.window(source, recipe)
+    rows = cast("pd.DataFrame", table.obs).set_index("id", drop=False)
     from brodmann.maps import outputs
 
     with run.lock():
@@ -212,13 +216,13 @@ def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None =
             table=table,
             score=found,
             scores=[json.loads(file.read_text()) for file in sorted((run.path / "scores").glob("*.json"))],
-            pictures=source.sections,
+            pictures=module.pictures(source),
             recipe_toml=(run.path / "recipe.toml").read_text(),
             environment=json.loads((run.path / "environment.json").read_text())[-1],
             metrics=run.metrics(),
             source_name=source.name,
-            crop=lambda place: _crop(source, recipe, table, place),
-            field_mm=recipe.samples.size_px * recipe.samples.pixel_um / 1000,
+            crop=lambda place: crop(rows.loc[place]),
+            field_mm=field_mm,
             neighbours=_neighbours(table, found),
         )
         if out is None:
@@ -244,17 +248,3 @@ def _neighbours(table: ad.AnnData, found: Score, *, queries: int = 5, k: int = 6
     across = cast("pd.DataFrame", table.obs)["subject"].nunique() > 1
     near = search_task.search(table, ids, k=k, across=across, exclude_mm=0.5)
     return {query: [str(name) for name in row if name] for query, row in zip(ids, near.ids, strict=True)}
-
-
-def _crop(source: Any, recipe: Any, table: ad.AnnData, place: str) -> Any:
-    """The patch of a row, as the encoder is given it, for neighbour strips."""
-    obs = cast("pd.DataFrame", table.obs)
-    row = cast("Any", obs.loc[obs["id"].astype(str) == place].iloc[0])
-    section = next(section for section in source.sections if section.id == str(row["section"]))
-    return section.crop(
-        float(row["x_um"]),
-        float(row["y_um"]),
-        size_px=recipe.samples.size_px,
-        pixel_um=recipe.samples.pixel_um,
-        angle_deg=float(row["angle_deg"]) if recipe.samples.upright else 0.0,
-    )

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from torch import Tensor
 
 from brodmann.space import Space
@@ -38,15 +39,23 @@ class Samples(Protocol):
         Where the coordinates live.
     fingerprint : str
         Hash of the data and of what was drawn from it; part of the key of every random draw.
+    read_rows, shard_rows : int
+        Rows that one read, and one shard of a feature table, should have.
     """
 
     places: pd.DataFrame
     labels: pd.DataFrame
     space: Space
     fingerprint: str
+    read_rows: int
+    shard_rows: int
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Batch: ...
+    def read(self, rows: NDArray[np.int64]) -> Batch:
+        """What the model and the controls need to describe consecutive rows."""
+        ...
+
     def batch(self, step: int, *, rank: int = 0, world: int = 1) -> Batch:
         """Rows ``rank::world`` of the global batch of ``step``; a pure function of (seed, step, fingerprint)."""
         ...

@@ -7,11 +7,11 @@ from typing import Any
 
 from brodmann.errors import Usage
 
-SYSTEMS = ("patches",)
+SYSTEMS = ("patches", "cells")
 
 
 def system(name: str) -> Any:
-    """The module of a system: ``Recipe``, ``open``, ``samples``, ``build``, ``controls``."""
+    """The module of a system: ``Recipe``, ``open``, ``samples``, ``build``, ``rebuild``, ``controls``, ``pictures``, ``window``."""
     if name not in SYSTEMS:
         raise Usage(
             "a recipe should name its system.",

@@ -20,8 +20,6 @@ from brodmann.run import Run
 from brodmann.systems import name_of, system
 
 _RECIPES = Path(__file__).parent / "recipes"
-_SHARD_ROWS = 512
-_BATCH_ROWS = 64
 
 
 def recipe_names() -> list[str]:
@@ -73,23 +71,23 @@ def recipe(name: str | Path, changes: Mapping[str, Any] | None = None) -> Any:
 def open_source(recipe: Any, data: Any) -> Any:
     """The data of a recipe's system: a path, an open source, or the embedded phantom (``"phantom"``).
 
-    ``"phantom:brains=5,seed=1"`` passes settings to `brodmann.phantom.sections`.
+    ``"phantom:brains=5,seed=1"`` passes settings to what renders the phantom for the system: `phantom.sections` for
+    patches, `phantom.transcripts` for cells.
     """
     if isinstance(data, str) and data.partition(":")[0] == "phantom":
         from brodmann import phantom
 
-        return phantom.sections(**_settings(data.partition(":")[2]))
+        render = phantom.RENDERED[name_of(recipe)]
+        return render(**_settings(render, data.partition(":")[2]))
     return system(name_of(recipe)).open(recipe, data)
 
 
-def _settings(text: str) -> dict[str, Any]:
+def _settings(render: Callable[..., Any], text: str) -> dict[str, Any]:
     pairs = [part.partition("=") for part in text.split(",") if part]
     bad = [key for key, equals, _ in pairs if not equals]
     if bad:
         raise Usage("phantom settings should read 'phantom:brains=4,seed=0'.", found=f"'{bad[0]}' without a value.")
-    from brodmann import phantom
-
-    kinds = {key: type(value) for key, value in (phantom.sections.__kwdefaults__ or {}).items()}
+    kinds = {key: type(value) for key, value in (cast("Any", render).__kwdefaults__ or {}).items() if value is not None}
     found: dict[str, Any] = {}
     for key, _, value in pairs:
         name, kind = key.strip(), kinds.get(key.strip())
@@ -199,7 +197,8 @@ def embed(run: Run | str | Path, data: Any = None, *, controls: bool = True, qui
     same_data = source.fingerprint == run.weights()[1].get("source")
     samples = module.samples(source, recipe, part="all")
     run.skipped = _skipped(samples, say)
-    made = module.controls(recipe) if controls else {}
+    samples = model.suit(samples)
+    made = module.controls(recipe, samples) if controls else {}
     if _has_table(run, samples.fingerprint, set(made)):
         say(f"{run.path} holds this table already; nothing to do.")
         with run.lock() if compute.lead() else contextlib.nullcontext():
@@ -239,7 +238,7 @@ def _has_table(run: Run, fingerprint: str, controls: set[str]) -> bool:
 
 
 def _ledger(run: Run, samples: Any, key: str, say: Say) -> Ledger:
-    return Ledger(run.path, rows=len(samples), shard_rows=_SHARD_ROWS, key=key, say=say)
+    return Ledger(run.path, rows=len(samples), shard_rows=samples.shard_rows, key=key, say=say)
 
 
 def _describe(samples: Any, makers: Mapping[str, Callable[[Any], Any]], rows: range) -> dict[str, Any]:
@@ -248,8 +247,8 @@ def _describe(samples: Any, makers: Mapping[str, Callable[[Any], Any]], rows: ra
     Batches are cut from the start of the shard, so that its bytes do not depend on where a run was interrupted.
     """
     arrays: dict[str, list[Any]] = {name: [] for name in makers}
-    for start in range(rows.start, rows.stop, _BATCH_ROWS):
-        batch = samples.read(np.arange(start, min(start + _BATCH_ROWS, rows.stop)))
+    for start in range(rows.start, rows.stop, samples.read_rows):
+        batch = samples.read(np.arange(start, min(start + samples.read_rows, rows.stop)))
         for name, describe in makers.items():
             arrays[name].append(describe(batch).astype(np.float16 if name == "X" else np.float32))
     return {name: np.concatenate(pieces) for name, pieces in arrays.items()}
@@ -260,8 +259,13 @@ def _store(run: Run, recipe: Any, samples: Any, ledger: Ledger, *, same_data: bo
 
     ``same_data`` says whether the held-out fold of the recipe is the one the encoder was kept from.
     """
-    shards = list(ledger.collect())
-    arrays = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
+    arrays: dict[str, Any] = {}
+    start = 0
+    for shard in ledger.collect():  # into place at once: joined from a list, ten million rows would be held twice
+        for name, part in shard.items():
+            whole = arrays.setdefault(name, np.empty((len(samples), *part.shape[1:]), part.dtype))
+            whole[start : start + len(part)] = part
+        start += len(next(iter(shard.values())))
     run.forget("features.zarr")
     features.write(
         run.path / "features.zarr",

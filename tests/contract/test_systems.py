@@ -20,6 +20,10 @@ TINY = {
             "fit.batch": 8,
         },
     },
+    "cells": {
+        "data": "phantom:brains=2,sections_per_brain=2,cells=2000,genes=60",
+        "changes": {"encoder.width": 32, "samples.tile_cells": 256, "fit.steps": 2, "fit.batch": 2, "split.fold": 0},
+    },
 }
 
 
@@ -72,7 +76,7 @@ def test_a_model_learns_describes_and_comes_back(opened):
 def test_controls_describe_what_the_model_describes(opened):
     module, recipe, source = opened
     samples = module.samples(source, recipe, part="all")
-    made = module.controls(recipe)
+    made = module.controls(recipe, samples)
     assert "untrained" in made
     batch = samples.read(np.arange(4))
     for name, describe in made.items():
@@ -89,7 +93,7 @@ def test_the_same_seed_builds_the_same_weights(opened):
 def test_embedding_reads_each_sample_once_and_resumes_to_the_same_bytes(opened, tmp_path, monkeypatch):
     module, recipe, source = opened
     samples = module.samples(source, recipe, part="all")
-    monkeypatch.setattr(verbs, "_SHARD_ROWS", len(samples) // 3 + 1)
+    monkeypatch.setattr(type(samples), "shard_rows", len(samples) // 3 + 1)
     kind, asked = type(samples), []
     read = kind.read
 
@@ -117,6 +121,6 @@ def test_embedding_reads_each_sample_once_and_resumes_to_the_same_bytes(opened, 
         monkeypatch.setattr(kind, "read", read)
     whole, resumed = tables
     np.testing.assert_array_equal(whole.X, resumed.X)
-    assert {f"baseline_{name}" for name in module.controls(recipe)} <= set(whole.obsm)
+    assert {f"baseline_{name}" for name in module.controls(recipe, samples)} <= set(whole.obsm)
     for name in whole.obsm:
         np.testing.assert_array_equal(whole.obsm[name], resumed.obsm[name])

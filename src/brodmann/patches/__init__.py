@@ -4,6 +4,7 @@ from brodmann.patches.controls import controls
 from brodmann.patches.model import build, rebuild
 from brodmann.patches.recipe import Recipe
 from brodmann.patches.samples import PatchSamples as samples
+from brodmann.patches.shown import pictures, window
 from brodmann.patches.source import open
 
-__all__ = ["Recipe", "build", "controls", "open", "rebuild", "samples"]
+__all__ = ["Recipe", "build", "controls", "open", "pictures", "rebuild", "samples", "window"]

@@ -11,18 +11,21 @@ from brodmann import compute
 from brodmann.patches import baselines, views
 from brodmann.patches.model import CytoNet
 from brodmann.patches.recipe import Recipe
+from brodmann.patches.samples import PatchSamples
 from brodmann.samples import Batch
 
 Control = Callable[[Batch], NDArray[np.float32]]
 
 
-def controls(recipe: Recipe) -> dict[str, Control]:
+def controls(recipe: Recipe, samples: PatchSamples) -> dict[str, Control]:
     """Name to a function from patches (as `PatchSamples.read` gives them) to features ``(n, F)``.
 
     The untrained encoder is the recipe's before its first step, on the device of the trained one: weights as drawn,
     and batch norms with their initial statistics (mean 0, variance 1), never adapted to the data. Intensity profiles
-    need a depth axis, so they exist for upright ribbon patches only.
+    need a depth axis, so they exist for upright ribbon patches only. ``samples`` are not looked at: no control of
+    patches is fitted to data.
     """
+    del samples
     untrained = CytoNet(recipe).to(compute.device())
     found: dict[str, Control] = {"untrained": untrained.describe, "statistics": _on_density(baselines.statistics)}
     if recipe.samples.where == "ribbon" and recipe.samples.upright:

@@ -52,6 +52,10 @@ class CytoNet(nn.Module):
         """Plain data that, with the recipe, rebuild this model's shape: nothing, for patches."""
         return {"system": "patches", "features": self.encoder.width}
 
+    def suit(self, samples: PatchSamples) -> PatchSamples:
+        """Samples as this model needs them: patches have one form."""
+        return samples
+
     def features(self, batch: Batch) -> Tensor:
         """``(B, F)`` float32 features of patches as they are, before the projection."""
         view = views.standardise(views.density(batch["image"], batch["level"]), self.recipe.samples.standardise)

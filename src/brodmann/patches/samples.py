@@ -41,7 +41,11 @@ class PatchSamples:
         See `brodmann.samples.Samples`.
     skipped : list of (str, str)
         Sections left out, and why.
+    read_rows, shard_rows : int
+        Rows that one read, and one shard of a feature table, should have.
     """
+
+    read_rows, shard_rows = 64, 512
 
     def __init__(self, source: Source, recipe: Recipe, *, part: Literal["all", "train"] = "all") -> None:
         self.recipe, self.space = recipe, source.space
