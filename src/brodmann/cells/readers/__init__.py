@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 import shutil
@@ -63,7 +62,7 @@ def _resolve(data: str | Path | Sequence[str | Path], stated: Stated | None) -> 
     if not isinstance(data, str | Path):
         paths = [Path(path) for path in data]
     elif not Path(data).exists() and any(sign in str(data) for sign in "*?["):
-        paths = sorted(map(Path, glob.glob(str(data))))  # noqa: PTH207
+        paths = sorted(Path(data).parent.glob(Path(data).name))
     else:
         paths = [Path(data)]
     absent = [path for path in paths if not path.exists()]
@@ -71,7 +70,8 @@ def _resolve(data: str | Path | Sequence[str | Path], stated: Stated | None) -> 
         raise Refused(f"there should be data at {absent[0] if absent else data}.", found="nothing.", do="check it.")
     first = paths[0]
     if len(paths) > 1:
-        home = Path(os.path.commonpath([path.resolve().parent for path in paths]))  # noqa: TID251
+        whole = [path.resolve() for path in paths]
+        home = next(up for up in whole[0].parents if all(path.is_relative_to(up) for path in whole))
         return paths, home, stated or sidecar.stated_for(first)[0]
     if first.is_file() and first.name.endswith(sidecar.NAME):
         stated = stated or sidecar.read_stated(first)
