@@ -251,7 +251,9 @@ def _scatter(
                     rate = support[k] + SEEN * np.exp(row[dens0 + k]) * _modulation(row, tex0, k, q, texture_seed)
                 rate *= density
                 crowded = min(_EXCLUDED * rate, 0.7)
-                if uniform(state) * peak > -np.log(1.0 - crowded) / _EXCLUDED or not _free(bins, real, x, y):
+                thinned = uniform(state) * peak > -np.log(1.0 - crowded) / _EXCLUDED
+                # Walls are lined with cells: none is left out there.
+                if (thinned and here != _WALL) or not _free(bins, real, x, y):
                     continue
                 area = _nearest(area_of, q[0], q[1])
                 u, v, axis, away = row[last_of - 3], row[last_of - 2], row[last_of - 1], row[last_of]
@@ -271,7 +273,7 @@ def _scatter(
                 end = 1 if uniform(state) < acting else 0
                 kind = _pick(share[drawn_from, end], uniform(state))
                 if here == _WALL:
-                    if uniform(state) < 0.5:
+                    if uniform(state) < 0.8:
                         kind = _ENDOTHELIUM if uniform(state) < 0.6 else _MUSCLE
                 elif q[2] > q[3] - _MENINGES_MM and uniform(state) < 0.5:
                     kind = _MENINGEAL

@@ -127,7 +127,7 @@ def transcripts(
     columns. Section ``"B1/s07"`` lies in the plane of the stained section of that name (for the same
     ``sections_per_brain``), cut right beside it, 10 um thick instead of 20. A thinner section holds fewer profiles
     (2/3 of the neurons, see `domains.SEEN`), but here glia and vascular cells are told apart and all called: about
-    1,450 cells per mm2, from 700 in layer I to 3,400 in layer IVc of V1. Cortex and 0.6 mm of white matter are imaged.
+    1,400 cells per mm2, from 700 in layer I to 3,400 in layer IVc of V1. Cortex and 0.6 mm of white matter are imaged.
 
     Each cell has one of 56 types; the mixture depends on its domain alone (61 planted domains in 9 divisions, see
     `domains.Plan`), and shifts along the sensory-association axis, as does expression in glutamatergic cells and
