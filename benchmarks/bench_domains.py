@@ -101,13 +101,18 @@ def main() -> None:
         print(
             f"{name}: {len(cells):,} cells, {time.process_time() - begun:.0f} CPU-s, NMI {score.more['NMI'].value:.3f}"
         )
+        pairs: list[tuple[float, float]] = []
         for train in range(len(files)) if len(files) > 1 else ():
             alone = table(sections, slice(train, train + 1))
             values = [moved(alone, train, len(score.classes), seed) for seed in range(asked.seeds)]
             joint = score.more[f"ARI in section {2 - train}"].value
+            pairs.append((float(np.mean(values)), joint))
             transfers.append(
                 f"| {files[train]} | {files[1 - train]} | {np.mean(values):.3f} ± {np.std(values):.3f} | {joint:.3f} |"
             )
+        if pairs:
+            there, here = np.mean(pairs, axis=0)
+            transfers.append(f"| *mean of both ways* | {name} | {there:.3f} | {here:.3f} |")
     print("\n| | " + " | ".join(SETS) + " |\n|---|" + "---|" * len(SETS))
     for rival, found in rows.items():
         print(f"| {rival} | " + " | ".join(found.get(name, "-") for name in SETS) + " |")

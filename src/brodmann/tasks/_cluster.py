@@ -25,10 +25,11 @@ ROWS_PER_CENTRE = 256
 """Rows per cluster that centres are learned from: faiss's own default, beyond which they hardly move."""
 
 _SEED_ROWS = 32
+_SMALL = 20_000
 _BLOCK_NUMBERS = 1 << 22
 _FAISS_ROWS = 1_000_000
 _HALF_ROWS = 100_000
-_TOLERANCE = 1e-5
+_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,7 @@ def kmeans(
     *,
     seed: int = 0,
     n_init: int = 1,
-    iterations: int = 50,
+    iterations: int = 100,
     rows_per_centre: int | None = ROWS_PER_CENTRE,
     engine: Engine = "auto",
 ) -> Clusters:
@@ -81,8 +82,8 @@ def kmeans(
     iterations : int
         At most so many per start.
     rows_per_centre : int, optional
-        Centres are learned from at most so many random rows per cluster, then every row is assigned once; None learns
-        from all rows.
+        Centres are learned from at most so many random rows per cluster (and from all of 20,000), then every row is
+        assigned once; None learns from all rows.
     engine : {"auto", "faiss", "lloyd"}
         ``auto``: faiss (Douze et al. 2024) between 20,000 and a million rows if it is installed, else our own Lloyd.
 
@@ -113,7 +114,7 @@ def kmeans(
     labels, squared = assign(x, best[1].cpu().numpy())
     inertia = float(_sum(torch.tensor([squared], dtype=torch.float64)))
     by = {"faiss": "faiss", "lloyd": "Lloyd in torch"}[chosen]
-    if engine == "auto" and chosen == "lloyd" and 20_000 < len(train) <= _FAISS_ROWS and compute.world() == 1:
+    if engine == "auto" and chosen == "lloyd" and _SMALL < len(train) <= _FAISS_ROWS and compute.world() == 1:
         by += " (faiss is not installed; `pip install faiss-cpu` for larger sets)"
     return Clusters(labels, best[1].cpu().numpy(), inertia, by)
 
@@ -144,7 +145,7 @@ def assign(x: NDArray[np.floating[Any]], centres: NDArray[np.float32]) -> tuple[
 
 
 def _engine(asked: Engine, n: int) -> Literal["faiss", "lloyd"]:
-    if asked == "lloyd" or (asked == "auto" and (compute.world() > 1 or not 20_000 < n <= _FAISS_ROWS)):
+    if asked == "lloyd" or (asked == "auto" and (compute.world() > 1 or not _SMALL < n <= _FAISS_ROWS)):
         return "lloyd"
     if compute.world() > 1:
         raise Usage("faiss clusters in one process.", found=f"{compute.world()} processes.", do="use engine='lloyd'.")
@@ -159,9 +160,9 @@ def _training_rows(
     x: NDArray[np.floating[Any]], k: int, rows_per_centre: int | None, total: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.floating[Any]], float]:
     """Rows to learn centres from, and how many rows of the whole each of them stands for."""
-    if rows_per_centre is None or total <= rows_per_centre * k:
+    if rows_per_centre is None or total <= (wanted := max(rows_per_centre * k, _SMALL)):
         return x, 1.0
-    mine = max(1, round(rows_per_centre * k * len(x) / total)) if len(x) else 0
+    mine = max(1, round(wanted * len(x) / total)) if len(x) else 0
     rows = np.sort(rng.choice(len(x), size=min(mine, len(x)), replace=False))
     return x[rows], len(x) / max(len(rows), 1)
 
@@ -185,24 +186,32 @@ def _candidates(x: NDArray[np.floating[Any]], k: int, share: float, rng: np.rand
 
 
 def _plus_plus(x: Tensor, weight: Tensor, k: int, rng: np.random.Generator) -> Tensor:
-    """k-means++: each next start is drawn with chance proportional to its squared distance to those before."""
-    x = x - (centre := x.mean(dim=0))
+    """k-means++: starts are drawn with chance proportional to the squared distance to those before.
+
+    Of 2 + ln k draws the one that leaves least is kept, the greedy form that the authors use: a plain draw more often
+    puts two starts into one cluster.
+    """
+    x = x - (middle := x.mean(dim=0))
     norm = x.square().sum(dim=1)
+    tries = 2 + int(np.log(k))
 
-    def draw(chance: Tensor) -> int:
+    def draw(chance: Tensor, count: int) -> Tensor:
         reached = chance.cumsum(0)
-        # The last row reached, should rounding put the target beyond the end.
-        return min(int(torch.searchsorted(reached, rng.random() * float(reached[-1]))), len(x) - 1)
+        at = torch.from_numpy(rng.random(count)).to(reached.device) * reached[-1]
+        # The last row, should rounding put the target beyond the end.
+        return torch.searchsorted(reached, at).clamp_max(len(x) - 1)
 
-    chosen = [draw(weight)]
-    gap = torch.full_like(norm, torch.inf)
+    chosen = draw(weight, 1)
+    gap = (norm - 2 * (x @ x[chosen[0]]) + norm[chosen[0]]).clamp_min(0)
     for _ in range(k - 1):
-        new = x[chosen[-1]]
-        gap = torch.minimum(gap, (norm - 2 * (x @ new) + new.square().sum()).clamp_min(0))
-        gap[chosen[-1]] = 0
         chance = gap.double() * weight
-        chosen.append(draw(chance) if float(chance.sum()) > 0 else draw(weight))
-    return x[chosen] + centre
+        new = draw(chance if float(chance.sum()) > 0 else weight, tries)
+        left = torch.minimum(gap, (norm[new, None] - 2 * (x[new] @ x.T) + norm).clamp_min(0))
+        left[torch.arange(tries), new] = 0
+        best = int((left.double() @ weight).argmin())
+        gap = left[best]
+        chosen = torch.cat([chosen, new[best : best + 1]])
+    return x[chosen] + middle
 
 
 def _lloyd(x: NDArray[np.floating[Any]], centres: Tensor, iterations: int) -> tuple[float, Tensor]:
@@ -228,7 +237,7 @@ def _lloyd(x: NDArray[np.floating[Any]], centres: Tensor, iterations: int) -> tu
         count = sums[k * d : -1]
         inertia = float(sums[-1])
         moved = (sums[: k * d].view(k, d) / count.clamp_min(1)[:, None]).float()
-        centres = _fill(moved, count) + shift
+        centres = _fill(moved, count, (inertia / max(total, 1)) ** 0.5) + shift
         if not np.isfinite(inertia):
             raise Refused("rows to cluster should be finite.", found="NaN or infinity among them.")
         if previous - inertia <= _TOLERANCE * inertia and bool((count > 0).all()):
@@ -237,19 +246,18 @@ def _lloyd(x: NDArray[np.floating[Any]], centres: Tensor, iterations: int) -> tu
     return inertia, centres
 
 
-def _fill(centres: Tensor, count: Tensor) -> Tensor:
+def _fill(centres: Tensor, count: Tensor, radius: float) -> Tensor:
     """Put empty clusters beside the largest ones, which they then share; no process needs to be asked."""
     empty = torch.nonzero(count == 0).flatten()
     if not len(empty):
         return centres
     centres = centres.clone()
-    spread = centres[count > 0].std(dim=0, unbiased=False)
-    largest = torch.argsort(count, descending=True, stable=True)
+    largest = torch.argsort(count, descending=True, stable=True)[: max(int((count > 0).sum()), 1)]
+    away = stream(0, "empty", *centres.shape).standard_normal((len(empty), centres.shape[1]))
+    away *= 0.1 * radius / np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-12)
+    nudges = torch.from_numpy(away.astype(np.float32)).to(centres.device)
     for i, slot in enumerate(empty.tolist()):
-        donor = largest[i % max(int((count > 0).sum()), 1)]
-        nudge = 0.01 * (1 + i // len(largest)) * spread
-        centres[slot] = centres[donor] + nudge
-        centres[donor] -= nudge
+        centres[slot] = centres[largest[i % len(largest)]] + nudges[i]
     return centres
 
 
@@ -264,7 +272,8 @@ def _nearest(rows: Tensor, centres: Tensor, kind: torch.dtype) -> tuple[Tensor, 
 def _faiss(x: NDArray[np.floating[Any]], start: Tensor, iterations: int) -> tuple[float, Tensor]:
     import faiss
 
-    whole = np.ascontiguousarray(x, dtype=np.float32)
+    # A copy, for it is shifted in place.
+    whole = np.array(x, dtype=np.float32, order="C")
     if not np.isfinite(whole).all():
         raise Refused("rows to cluster should be finite.", found="NaN or infinity among them.")
     shift = whole.mean(axis=0)

@@ -39,14 +39,14 @@ class Description:
     ----------
     blocks : mapping of str to ndarray (n, d) float32
         ``means``, ``composition`` and both together; whichever there are.
-    scales : mapping of str to float
-        What each block was divided by.
+    spreads : mapping of str to ndarray (d,) float32
+        Standard deviation within animals of each column of ``means`` and ``composition``.
     kinds : ndarray (15, p) float32, optional
         Centres of the types that were made because none were given.
     """
 
     blocks: Mapping[str, NDArray[np.float32]]
-    scales: Mapping[str, float]
+    spreads: Mapping[str, NDArray[np.float32]]
     kinds: NDArray[np.float32] | None
 
 
@@ -59,7 +59,7 @@ def describe(
     seed: int = 0,
     like: Description | None = None,
 ) -> Description:
-    """Describe the surroundings of rows, each block centred in its animal and of total variance one.
+    """Describe the surroundings of rows, columns matched between animals, each block of total variance one.
 
     Parameters
     ----------
@@ -87,12 +87,14 @@ def describe(
             kinds = kmeans(own, min(TYPES, len(own)), seed=seed, n_init=_STARTS).centres if start is None else start
             kind = assign(own, kinds)[0]
             found["composition"] = _surroundings.means(np.eye(len(kinds), dtype=np.float32)[kind], around)
-    ready = {name: centred(values, animal) for name, values in found.items()}
-    scales = {name: total(values) for name, values in ready.items()} if like is None else like.scales
-    ready = {name: (values / scales[name]).astype(np.float32) for name, values in ready.items()}
+    ready: dict[str, NDArray[np.float32]] = {}
+    spreads: dict[str, NDArray[np.float32]] = {}
+    for name, values in found.items():
+        values, spread = matched(values, animal, None if like is None else like.spreads[name])
+        ready[name], spreads[name] = values, spread
     if len(ready) == 2:
         ready["means + composition"] = np.hstack([ready["means"], ready["composition"]])
-    return Description(ready, scales, kinds)
+    return Description(ready, spreads, kinds)
 
 
 def centred(values: NDArray[Any], animal: NDArray[np.int64]) -> NDArray[Any]:
@@ -107,9 +109,35 @@ def centred(values: NDArray[Any], animal: NDArray[np.int64]) -> NDArray[Any]:
     return result
 
 
-def total(values: NDArray[np.float32]) -> float:
-    """Root of the total variance: descriptions in different units weigh the same once divided by it."""
-    return float(np.sqrt(max(float(values.var(axis=0).sum()), 1e-12)))
+def matched(
+    values: NDArray[np.float32], animal: NDArray[np.int64], spread: NDArray[np.float32] | None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Give each animal's columns mean zero and a common spread, and the whole a total variance of one.
+
+    Detection differs between animals gene by gene; animals should therefore show much the same tissue.
+
+    Parameters
+    ----------
+    values : ndarray (n, d) float32
+    animal : ndarray (n,) int64
+    spread : ndarray (d,) float32 or None
+        The common spread; None takes the root mean variance of the animals.
+
+    Returns
+    -------
+    values : ndarray (n, d) float32
+    spread : ndarray (d,) float32
+    """
+    groups = list(_surroundings.each(animal))
+    own = np.array([values[rows].astype(np.float64).std(axis=0) for rows in groups])
+    common = np.sqrt((own**2).mean(axis=0))
+    wanted = spread if spread is not None else (common / max(float(np.linalg.norm(common)), 1e-12)).astype(np.float32)
+    result = np.empty_like(values)
+    for rows, sd in zip(groups, own, strict=True):
+        # A column that says nothing of an animal stays silent.
+        scale = np.where(sd > 1e-6 * own.max(), wanted / np.maximum(sd, 1e-12), 0)
+        result[rows] = (values[rows] - values[rows].mean(axis=0, dtype=np.float64)) * scale
+    return result, wanted
 
 
 @dataclass(frozen=True, eq=False)

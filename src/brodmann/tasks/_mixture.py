@@ -6,11 +6,12 @@ n rows, d features, k components, m neighbours.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from brodmann.errors import Refused
@@ -127,7 +128,7 @@ def _fit(
     covariance: Covariance,
     floor: float,
     iterations: int,
-    graph: tuple[Tensor, Tensor] | None,
+    graph: csr_matrix | None,
     beta: float,
 ) -> Mixture:
     previous, value = -np.inf, -np.inf
@@ -199,23 +200,19 @@ def _log_joint(rows: Tensor, weights: Tensor, means: Tensor, factors: Tensor) ->
     return weights.log() + scale - 0.5 * (away + d * np.log(2 * np.pi))
 
 
-def _graph(neighbours: NDArray[np.integer[Any]]) -> tuple[Tensor, Tensor]:
-    """Neighbours (n, m) and the weight of each: 0 where there is none, else one over their number."""
-    index = torch.from_numpy(np.asarray(neighbours, dtype=np.int64))
-    there = (index >= 0).double()
-    return index.clamp_min(0), there / there.sum(dim=1, keepdim=True).clamp_min(1)
+def _graph(neighbours: NDArray[np.integer[Any]]) -> csr_matrix:
+    """Weight of each neighbour, one over their number: (n, n)."""
+    n, m = neighbours.shape
+    there = neighbours >= 0
+    weight = np.repeat(1 / np.maximum(there.sum(axis=1), 1), m)[there.ravel()]
+    return csr_matrix((weight, (np.repeat(np.arange(n), m)[there.ravel()], neighbours[there])), shape=(n, n))
 
 
-def _neighbour_mean(share: Tensor, graph: tuple[Tensor, Tensor]) -> Tensor:
-    result = torch.zeros_like(share)
-    for column in range(graph[0].shape[1]):
-        result += share[graph[0][:, column]] * graph[1][:, column, None]
-    return result
+def _neighbour_mean(share: Tensor, graph: csr_matrix) -> Tensor:
+    return torch.from_numpy(cast("Any", graph) @ share.numpy())
 
 
-def _mean_field(
-    joint: Tensor, graph: tuple[Tensor, Tensor], beta: float, rounds: int, share: Tensor | None = None
-) -> Tensor:
+def _mean_field(joint: Tensor, graph: csr_matrix, beta: float, rounds: int, share: Tensor | None = None) -> Tensor:
     """Posterior of each row given its own features and its neighbours' posteriors: (n, k)."""
     share = joint.softmax(dim=1) if share is None else share
     for _ in range(rounds):

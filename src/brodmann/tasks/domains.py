@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -113,7 +114,8 @@ def domains(
     tissue = Tissue.of(table, _consensus.NEIGHBOURS)
     given = _inputs(table, tissue.animal)
     chosen = _path(path, len(tissue.section), given)
-    x, cluster = _clusterer(chosen, given, tissue, seed)
+    x, found = _clusterer(chosen, given, tissue, seed)
+    cluster = cache(found)
     curve: Stability | None = None
     if k == "stability" or (k is None and target is None):
         top = _stability.grid(len(x))

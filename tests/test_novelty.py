@@ -1,0 +1,171 @@
+"""New borders: planted ones are found, none in uniform tissue; donors are told apart only if they differ."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import mannwhitneyu
+
+from brodmann.errors import Refused, Usage
+from brodmann.tasks import donors
+from brodmann.tasks import novelty as module
+from brodmann.tasks._score import Score
+from brodmann.tasks.novelty import novelty
+
+
+def brain(
+    seed: int = 0, *, animals: int = 2, cells: int = 900, planted: bool = True, effect: float = 1.2, batch: float = 1.0
+) -> ad.AnnData:
+    """Two regions, left and right of x = 500; in the right one a border at y = 400 that no atlas draws."""
+    rng = np.random.default_rng(seed)
+    change = rng.standard_normal(8)
+    change *= effect * np.sqrt(8) / np.linalg.norm(change)
+    rows, own = [], []
+    for a in range(animals):
+        xy = rng.uniform(0, 1000, (cells, 2))
+        below = (xy[:, 0] > 500) & (xy[:, 1] < 400) & planted
+        value = rng.standard_normal((cells, 8)) + np.where(below[:, None], change, 0)
+        own.append(value + batch * rng.standard_normal(8))
+        rows += [
+            (f"{a}/{i}", f"A{a}", f"A{a}_1", x, y, "right" if x > 500 else "left", "lower" if new else "rest")
+            for i, (x, y, new) in enumerate(zip(*xy.T, below, strict=True))
+        ]
+    obs = pd.DataFrame(rows, columns=["id", "subject", "section", "x_um", "y_um", "region", "truth"])
+    obs.index = pd.Index(obs["id"].to_numpy())
+    values = np.concatenate(own).astype(np.float32)
+    return ad.AnnData(X=values, obs=obs, obsm={"baseline_own": values})
+
+
+@pytest.fixture(scope="module")
+def found():
+    table = brain()
+    genes = [f"g{i}" for i in range(8)]
+    return table, novelty(table, "region", expression=np.asarray(table.X), names=genes, draws=39)
+
+
+def test_a_planted_border_is_found_where_it_lies(found):
+    table, result = found
+    assert result.regions.loc["right", "new"]
+    assert not result.regions.loc["left", "new"]
+    assert result.regions.loc["right", "parts"] == 2
+    assert result.regions.loc["right", "explained"] > result.regions.loc["right", "null"]
+    border = result.borders.iloc[0]
+    assert len(result.borders) == 1
+    # 0.5 mm in each of two sections.
+    assert border["length_mm"] == pytest.approx(1.0, rel=0.25)
+    assert border["contiguous"] > 0.9
+    assert (border["animals"], border["of"]) == (2, 2)
+    right = (table.obs["region"] == "right").to_numpy()
+    side = pd.crosstab(table.obs["truth"][right], result.labels[right])
+    assert side.max(axis=1).sum() / side.to_numpy().sum() > 0.9
+    assert set(result.labels[~right]) == {"left"}
+
+
+def test_genes_that_differ_are_named_with_their_effect(found):
+    table, result = found
+    change = np.random.default_rng(0).standard_normal(8)
+    strongest = int(np.abs(change).argmax())
+    named = result.borders.iloc[0]["differs"].split(", ")
+    assert named[0].split()[0] == f"g{strongest}"
+    a, b = (result.labels == f"right/{part}" for part in (1, 2))
+    x = np.asarray(table.X)[:, strongest]
+    area = mannwhitneyu(x[b], x[a]).statistic / (a.sum() * b.sum())
+    assert float(named[0].split()[1]) == pytest.approx(area, abs=0.006)
+
+
+def test_uniform_tissue_has_no_new_borders():
+    """False discoveries counted in 16 uniform regions; at a level of 0.05 one of four brains may show some."""
+    false = 0
+    for seed in range(4):
+        table = brain(seed, planted=False, cells=500)
+        table.obs["region"] = [
+            f"{region} {'up' if y > 500 else 'down'}"
+            for region, y in zip(table.obs["region"], table.obs["y_um"], strict=True)
+        ]
+        result = novelty(table, "region", least=40, draws=19)
+        assert len(result.regions) == 4
+        false += int(result.regions["new"].sum())
+    assert false <= 1
+
+
+def test_borders_of_given_domains_are_judged_too():
+    table = brain()
+    rng = np.random.default_rng(1)
+    table.obs["true"] = table.obs["truth"].to_numpy()
+    # Blobs that follow no tissue: smooth in space, so as coherent as any clustering.
+    table.obs["blob"] = np.where(np.sin(table.obs["x_um"] / 90 + rng.uniform()) > 0, "a", "b")
+    assert novelty(table, "region", domain="true", draws=19).regions.loc["right", "new"]
+    assert not novelty(table, "region", domain="blob", draws=19).regions["new"].any()
+
+
+def test_wrong_questions_are_refused():
+    table = brain(cells=50)
+    with pytest.raises(Usage, match="'nowhere'"):
+        novelty(table, "nowhere")
+    with pytest.raises(Usage, match="should have a name"):
+        novelty(table, "region", expression=np.asarray(table.X), names=["one"])
+    assert len(novelty(table, "region").regions) == 0
+    del table.obsm["baseline_own"]
+    with pytest.raises(Refused, match="baseline_own"):
+        novelty(table, "region")
+
+
+def test_the_length_of_a_straight_border_is_measured():
+    rng = np.random.default_rng(0)
+    where = rng.uniform(0, 1000, (4000, 2))
+    none = np.zeros((4000, 0), np.float32)
+    zero = np.zeros(4000, dtype=np.int64)
+    region = module._Region(np.arange(4000), where, zero, zero, none)
+    labels = (where @ [0.6, 0.8] > 700).astype(np.int64)
+    # The line 0.6 x + 0.8 y = 700 crosses the square from (1000, 125) to (0, 875).
+    assert module._lengths(region, labels, 2)[0, 1] == pytest.approx(1250, rel=0.08)
+
+
+def test_discovery_rates_are_those_of_benjamini_and_hochberg():
+    from scipy.stats import false_discovery_control
+
+    p = np.random.default_rng(0).uniform(0, 1, 40) ** 3
+    assert np.allclose(module._discovery(p), false_discovery_control(p))
+
+
+def test_donors_are_told_apart_only_if_they_differ():
+    table = brain(batch=0.0, cells=800)
+    table.obsm["baseline_shifted"] = brain(batch=1.0, cells=800).obsm["baseline_own"]
+    score = donors.probe(table, "truth")
+    assert score.value == pytest.approx(0.5, abs=0.06)
+    assert score.baselines["chance"].value == 0.5
+    assert score.baselines["shifted"].value > 0.75
+    assert "strips of tissue in 2 animals" in score.split
+    assert Score.from_json(score.to_json()).to_json() == score.to_json()
+
+
+def test_the_donor_probe_is_not_fooled_by_animals_that_show_other_tissue():
+    """One animal shows mostly the lower part: across domains it is told apart at once, within them it is not."""
+    table = brain(batch=0.0, cells=1500, effect=3.0)
+    drop = (table.obs["subject"] == "A0") & (table.obs["truth"] == "rest") & (np.arange(table.n_obs) % 10 > 0)
+    table = table[~drop.to_numpy()].copy()
+    table.obs["all"] = "everything"
+    assert donors.probe(table, "all").value > 0.6
+    assert donors.probe(table, "truth").value < 0.58
+
+
+def test_one_animal_cannot_be_probed():
+    table = brain(animals=1)
+    with pytest.raises(Refused, match="two animals"):
+        donors.probe(table, "truth")
+
+
+def test_domains_are_matched_and_counted_between_animals():
+    table = brain(batch=0.0)
+    kinds = np.eye(2)[(table.obs["truth"] == "lower").to_numpy(int)]
+    table.obs.loc[(table.obs["subject"] == "A1") & (table.obs["truth"] == "lower"), "truth"] = "rest"
+    shared = donors.shared(table, "truth", kinds)
+    assert shared.present.loc["lower", "animals"] == 1
+    assert shared.present.loc["rest", ["A0", "A1"]].sum() == (table.obs["truth"] == "rest").sum()
+    made = np.random.default_rng(0).dirichlet(np.ones(6), 5)
+    order = [3, 0, 4, 1, 2]
+    pairs = donors.match(made, made[order] + 0.01)
+    assert [(a, b) for a, b, _ in pairs] == [(i, order.index(i)) for i in range(5)]
+    assert all(strength > 0.99 for *_, strength in pairs)
