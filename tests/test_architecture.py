@@ -36,7 +36,7 @@ FLAGS = {
     "recipes": [],
     "fit": ["RECIPE", "--data", "--out", "--set", "--threads"],
     "embed": ["RUN", "--data", "--controls", "--no-controls"],
-    "score": ["RUN", "TASK", "--target", "--by", "--fold", "--buffer-mm", "--probe", "--against", "--atlas"],
+    "score": ["RUN", "TASK", "--target", "--by", "--fold", "--buffer-mm", "--probe", "--against", "--atlas", "--k"],
     "map": ["RUN", "TARGET", "--out"],
     "validate": ["DATA", "--picture"],
     "check": [],

@@ -91,7 +91,7 @@ def embed(run: Positional[Path], *, data: str | None = None, controls: bool = Tr
 
 def score(
     run: Positional[Path],
-    task: Positional[Literal["areas", "search"]] = "areas",
+    task: Positional[Literal["areas", "domains", "search"]] = "areas",
     *,
     target: str | None = None,
     by: Literal["brain", "section", "block"] | None = None,
@@ -100,24 +100,28 @@ def score(
     probe: Literal["linear", "knn"] | None = None,
     against: tuple[Path, ...] = (),
     atlas: Path | None = None,
+    k: tuple[int, ...] = (),
 ) -> int:
     """Ask a question of the feature table; prints value, interval, n, split and every baseline.
 
     Args:
         run: A run folder with a feature table.
-        task: areas: can areas be read out of unseen tissue? search: do similar features mean the same place?
-        target: For areas: a label column (area if not given), or ccf, ccf-divisions, ccf-layers for tables in CCFv3.
+        task: areas: can areas be read out of unseen tissue? domains: which regions do the features form?
+            search: do similar features mean the same place?
+        target: For areas, a label column (area if not given); for domains, one to compare with. An atlas also: ccf,
+            ccf-divisions, ccf-layers for tables in CCFv3.
         by: Unit held out whole; defaults to the recipe's split.
         fold: Fold that is tested; defaults to the fold the encoder never saw, or all folds.
         buffer_mm: Training rows nearer than this to a test row are dropped.
         probe: For areas: read-out of the features (linear if not given).
         against: Other runs on the same samples, to stand beside this one (SimCLR, for example).
         atlas: Folder with the atlas annotation, where the target needs one.
+        k: For domains: their number, one or several levels; those that are stable if not given.
     """
     from brodmann import results
 
     found = results.score(
-        task, run, target, by=by, fold=fold, buffer_mm=buffer_mm, probe=probe, against=against, atlas=atlas
+        task, run, target, by=by, fold=fold, buffer_mm=buffer_mm, probe=probe, against=against, atlas=atlas, k=k
     )
     _out.print(found.table())
     _out.print(str(found))
@@ -129,7 +133,7 @@ def map(run: Positional[Path], target: Positional[str] = "area", *, out: Path | 
 
     Args:
         run: A run folder with a score of this target.
-        target: The target that was scored.
+        target: The target that was scored; or domains, or domain_<k>.
         out: Folder for maps and figures; defaults to the run folder.
     """
     from brodmann import results

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -12,16 +13,17 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from brodmann import atomic, features, verbs
+from brodmann import atomic, features, levels, verbs
 from brodmann.errors import Refused, Usage
 from brodmann.run import Run
 from brodmann.settings import Split
 from brodmann.systems import system
 from brodmann.tasks import areas as areas_task
+from brodmann.tasks import domains as domains_task
 from brodmann.tasks import search as search_task
 from brodmann.tasks._score import Score, file_name
 
-Task = Literal["areas", "search"]
+Task = Literal["areas", "domains", "search"]
 _ATLAS_LEVELS = {"ccf": "areas", "ccf-divisions": "divisions", "ccf-layers": "layers"}
 
 
@@ -37,13 +39,15 @@ def score(
     against: Sequence[Run | str | Path] = (),
     atlas: str | Path | None = None,
     fewer_labels: Sequence[int] = (),
+    k: Sequence[int] = (),
 ) -> Score:
     """Ask a question of a feature table; every baseline goes through the same folds and the same read-out.
 
     Parameters
     ----------
-    task : {"areas", "search"}
-        ``areas``: can areas be read out of tissue never seen? ``search``: do similar features mean the same place?
+    task : {"areas", "domains", "search"}
+        ``areas``: can areas be read out of tissue never seen? ``domains``: which regions do the features form, and do
+        they agree with the target? ``search``: do similar features mean the same place?
     run : Run, path or AnnData
         A run with a feature table (the score is kept in its ``scores/``), or a table.
     target : str, optional
@@ -63,6 +67,9 @@ def score(
         Folder of the atlas annotation, where the target is one; by default where ``BRODMANN_DATA`` points.
     fewer_labels : sequence of int
         For ``areas``: also score with so many training labels.
+    k : sequence of int
+        For ``domains``: their number, one a level (nested); by default that of the target's classes, else those that
+        are stable. The levels are kept in ``domains.zarr`` of the run.
 
     Returns
     -------
@@ -74,7 +81,13 @@ def score(
         For a setting that the question does not use, or a target that is neither a column nor an atlas.
     """
     if task == "search":
-        _unused(target=target, probe=probe, atlas=atlas, fewer_labels=fewer_labels or None)
+        _unused(task, target=target, probe=probe, atlas=atlas, fewer_labels=fewer_labels or None, k=k or None)
+    elif task == "domains":
+        asked = {"by": by, "fold": fold, "buffer_mm": buffer_mm or None, "probe": probe, "against": against or None}
+        _unused(task, **asked, fewer_labels=fewer_labels or None)
+        return _domains(run, target, k, atlas=atlas)
+    else:
+        _unused(task, k=k or None)
     if isinstance(run, str | Path):
         run = verbs.load(run)
     if isinstance(run, Run):
@@ -103,15 +116,41 @@ def score(
     return found
 
 
-def _unused(**given: Any) -> None:
+_QUESTIONS = {
+    "areas": "areas are read out of held-out tissue: their number is that of the labels.",
+    "domains": "domains are found without labels, in all tissue: nothing is held out or read out.",
+    "search": "search compares features and places: it takes no labels and no read-out.",
+}
+
+
+def _unused(task: Task, **given: Any) -> None:
     """Refuse what the question would not use: an answer must not look as if it had been measured with it."""
     if idle := [name for name, value in given.items() if value is not None]:
         raise Usage(
-            "search compares features and places: it takes no labels and no read-out.",
+            _QUESTIONS[task],
             found=f"{', '.join(idle)}.",
-            cause="settings of the question 'areas'.",
-            do=f"leave {'it' if len(idle) == 1 else 'them'} out, or ask for areas.",
+            cause="settings of another question.",
+            do=f"leave {'it' if len(idle) == 1 else 'them'} out, or ask another question.",
         )
+
+
+def _domains(run: Any, target: str | None, k: Sequence[int], *, atlas: str | Path | None) -> Score:
+    """Find domains in a table, and keep them with the run that it came from."""
+    if isinstance(run, str | Path):
+        run = verbs.load(run)
+    if isinstance(run, Run):
+        atomic.admits(run.path / "scores", "the score")
+    table = verbs.table(run) if isinstance(run, Run) else cast("ad.AnnData", run)
+    if target is not None:
+        label(table, target, atlas=atlas)
+    found = domains_task.domains(table, list(k) or None, target=target)
+    if isinstance(run, Run):
+        with run.lock():
+            run.forget(f"scores/{file_name('domains', found.score.target)}")
+            found.score.save(run.path)
+            levels.write(run, found, table)
+            run.seal()
+    return found.score
 
 
 def _name(rival: Run | str | Path) -> str:
@@ -178,7 +217,7 @@ def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None =
     run : Run or path
         With ``scores/areas-<target>.json``.
     target : str
-        The target that was scored.
+        The target that was scored; or ``domains``, or ``domain_<k>`` for one of their levels.
     out : path, optional
         Folder for ``maps/``, ``figures/`` and ``report.html``; by default the run folder.
 
@@ -188,15 +227,9 @@ def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None =
         Of the report.
     """
     run = verbs.load(run) if not isinstance(run, Run) else run
-    path = run.path / "scores" / file_name("areas", target)
-    if not path.is_file():
-        raise Refused(
-            f"a map of '{target}' needs its score.", found="none.",
-            do=f"run `brodmann score {run.path} areas --target {target}` first.",
-        )  # fmt: skip
     home = Path(out).absolute() if out else run.path
     atomic.admits(home, "the map")
-    found = Score.load(path)
+    found, palette = _scored(run, target)
     table = verbs.table(run)
     label_from(table, found)
     recipe, _ = verbs.trained(run)
@@ -215,6 +248,7 @@ def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None =
             home,
             table=table,
             score=found,
+            palette=palette,
             scores=[json.loads(file.read_text()) for file in sorted((run.path / "scores").glob("*.json"))],
             pictures=module.pictures(source),
             recipe_toml=(run.path / "recipe.toml").read_text(),
@@ -228,6 +262,26 @@ def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None =
         if out is None:
             run.seal()
     return report
+
+
+def _scored(run: Run, target: str) -> tuple[Score, dict[str, str] | None]:
+    """The score whose predictions a map shows, and the colours of its classes where they are fixed."""
+    if target == "domains" or target.startswith("domain_"):
+        column, palette = levels.read(run, target)
+        files = sorted((run.path / "scores").glob("domains-*.json"), key=lambda file: file.stat().st_mtime)
+        found = Score.load(files[-1])
+        known = pd.Series(column.astype(str).to_numpy(object), index=pd.Index(column.index.astype(str), name="id"))
+        return replace(
+            found, target=str(column.name), classes=tuple(palette), predicted=known, truth=known[:0]
+        ), palette
+    for task in ("areas", "domains"):
+        path = run.path / "scores" / file_name(task, target)
+        if path.is_file():
+            return Score.load(path), None
+    raise Refused(
+        f"a map of '{target}' needs its score.", found="none.",
+        do=f"run `brodmann score {run.path} areas --target {target}` first.",
+    )  # fmt: skip
 
 
 def label_from(table: ad.AnnData, found: Score) -> None:

@@ -11,7 +11,10 @@ SYSTEMS = ("patches", "cells")
 
 
 def system(name: str) -> Any:
-    """The module of a system: ``Recipe``, ``open``, ``samples``, ``build``, ``rebuild``, ``controls``, ``pictures``, ``window``."""
+    """The module of a system.
+
+    It has ``Recipe``, ``open``, ``samples``, ``build``, ``rebuild``, ``controls``, ``pictures``, ``window``.
+    """
     if name not in SYSTEMS:
         raise Usage(
             "a recipe should name its system.",

@@ -80,9 +80,14 @@ class CellPicture:
         return _drawn(np.column_stack([across, down])[inside] + half, (size_px, size_px), pixel_um)
 
 
-def corner(xy_um: NDArray[np.floating]) -> NDArray[np.float64]:
+def corner(xy_um: NDArray[np.floating]) -> NDArray[np.float32]:
     """Top left corner (2,) of a section's picture, um in the section's own plane."""
-    return np.asarray(xy_um, np.float64).min(0) - MARGIN_UM
+    return np.asarray(xy_um).min(0).astype(np.float32) - np.float32(MARGIN_UM)
+
+
+def corners_um(source: Source) -> dict[str, NDArray[np.float32]]:
+    """Corner of every section's picture: where ``x_um`` and ``y_um`` of a table count from."""
+    return {one.id: corner(source.xy_um[one.rows.start : one.rows.stop]) for one in source.sections}
 
 
 def _drawn(xy_um: NDArray[np.float64], shape: tuple[int, ...], pixel_um: float) -> NDArray[np.uint8]:

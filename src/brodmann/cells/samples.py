@@ -19,6 +19,7 @@ from brodmann import splits
 from brodmann.cells import neighbours, panel, surroundings
 from brodmann.cells.blocks import blocks
 from brodmann.cells.held import categories, training
+from brodmann.cells.pictures import corners_um
 from brodmann.cells.recipe import Neighbourhood, Recipe, Tile
 from brodmann.cells.source import Source
 from brodmann.errors import Refused
@@ -110,9 +111,12 @@ class CellSamples:
 
     @cached_property
     def places(self) -> pd.DataFrame:
-        """A row per sample: id, subject, section, x_um, y_um (in the section), x_mm, y_mm, z_mm (in ``space``)."""
+        """A row per sample: id, subject, section, x_um, y_um (in its picture), x_mm, y_mm, z_mm (in ``space``)."""
         sizes = [one.stop - one.start for one in self.parts]
-        xy, xyz = self.source.xy_um[self.rows], self.source.xyz_mm[self.rows]
+        xy, xyz = np.array(self.source.xy_um[self.rows]), self.source.xyz_mm[self.rows]
+        corners = corners_um(self.source)
+        for one in self.parts:
+            xy[one.start : one.stop] -= corners[one.section]
         frame: dict[str, Any] = {
             "id": self.source.ids(self.rows),
             "subject": categories([one.subject for one in self.parts], sizes),

@@ -26,6 +26,7 @@ def write(
     *,
     table: AnnData,
     score: Any,
+    palette: Mapping[str, str] | None = None,
     scores: Sequence[Mapping[str, Any]],
     pictures: Sequence[Picture],
     recipe_toml: str,
@@ -45,7 +46,9 @@ def write(
     table : AnnData
         With columns ``truth`` and ``predicted``, NaN where a row was not held out or has no label.
     score : Score
-        Whose predictions are mapped.
+        Whose predictions are mapped; without truth (domains that no label names), errors are not drawn.
+    palette : mapping, optional
+        Colour of each class; by default made from their names.
     scores : sequence of mappings
         All scores of the run, as saved, for the report.
     pictures : sequence of Picture
@@ -68,7 +71,7 @@ def write(
     tested = obs["predicted"].notna()
     shown = set(obs.loc[tested, "section"].astype(str))
     held = [picture for picture in pictures if picture.id in shown]
-    palette = colours([*score.classes])
+    palette = dict(palette or colours([*score.classes]))
     with folder(out / "maps") as partial:
         pages = _sections(partial, table, held, palette, score)
         _volume(partial, table[tested.to_numpy()], score)
@@ -119,11 +122,19 @@ def _sections(
                 "predicted",
                 picture,
                 out=out / f"{name}.png",
-                truth="truth",
+                truth="truth" if len(score.truth) else None,
                 colours=palette,
                 truth_title="truth",
             )
-            pages.append((picture.id, "Predicted beside the truth; errors are outlined.", f"{name}.png"))
+            pages.append(
+                (
+                    picture.id,
+                    "Predicted beside the truth; errors are outlined."
+                    if len(score.truth)
+                    else "Nearest sample within reach.",
+                    f"{name}.png",
+                )
+            )
     return pages
 
 
@@ -166,14 +177,21 @@ def _figures(
         "Against every baseline",
         f"{score.metric} with 95 % intervals over {score.cluster}; {score.split}.",
     )
-    keep(
-        figures.confusion(figures.confusion_table(score.truth, score.predicted)),
-        "confusion.png",
-        "What is taken for what",
-        "Rows are the truth; classes that are confused lie beside each other.",
-    )
+    if len(score.truth):
+        keep(
+            figures.confusion(figures.confusion_table(score.truth, score.predicted)),
+            "confusion.png",
+            "What is taken for what",
+            "Rows are the truth; classes that are confused lie beside each other.",
+        )
     plane = embedding.plane(table)
-    target = "truth" if score.target not in cast("pd.DataFrame", table.obs) else score.target
+    target = (
+        "predicted"
+        if not len(score.truth)
+        else "truth"
+        if score.target not in cast("pd.DataFrame", table.obs)
+        else score.target
+    )
     keep(
         embedding.embedding(table, plane, labels=(target, "subject"), known=palette),
         "embedding.png",
