@@ -104,12 +104,14 @@ def _sections(
     """Contact sheet of all held-out sections, the largest of them one by one, and label images of each."""
     obs = cast("pd.DataFrame", table.obs)
     spacing = spacing_um(obs[["x_um", "y_um"]].to_numpy(float)[(obs["section"].astype(str) == held[0].id).to_numpy()])
-    caption = f"{score.split}. Colour: the area predicted from features alone, nearest sample within reach."
-    sheet = sheets.contact(
-        table, "predicted", held, colours=palette, title=f"Predicted {score.target}, held-out sections"
-    )
+    judged = len(score.truth) > 0
+    which = "held-out sections" if judged else "all sections"
+    what = "area predicted" if judged else "domain found"
+    caption = f"{score.split}. Colour: the {what} from features alone, nearest sample within reach."
+    title = f"Predicted {score.target}, {which}" if judged else f"{score.target}, {which}"
+    sheet = sheets.contact(table, "predicted", held, colours=palette, title=title)
     drawing.save(sheet, out / "contact.png")
-    pages = [(f"{len(held)} held-out sections", caption, "contact.png")]
+    pages = [(f"{len(held)} {which.removeprefix('all ')}", caption, "contact.png")]
     chosen = {held[k].id for k in np.linspace(0, len(held) - 1, min(_PAINTED, len(held))).round().astype(int)}
     for picture in held:
         name = picture.id.replace("/", "_")
@@ -122,7 +124,7 @@ def _sections(
                 "predicted",
                 picture,
                 out=out / f"{name}.png",
-                truth="truth" if len(score.truth) else None,
+                truth="truth" if judged else None,
                 colours=palette,
                 truth_title="truth",
             )
