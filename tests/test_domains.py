@@ -165,7 +165,7 @@ def test_wrong_questions_are_refused(table):
 
 
 def test_new_sections_get_domains_without_fitting_again():
-    whole = tissue(sections=2)
+    whole = tissue(sections=2, offset=6.0)
     mine = (whole.obs["subject"] == "A0").to_numpy()
     known, parts = None, []
     for part in (whole[mine], whole[~mine]):
@@ -267,6 +267,12 @@ def test_votes_are_counted_in_common_numbers():
     assert adjusted_rand_score(truth, votes.argmax(axis=1)) == 1.0
     assert np.allclose(votes.sum(axis=1), 1)
     assert all(sorted(number.tolist()) == [0, 1, 2] for number in numbers)
+
+
+def test_a_domain_that_wins_nowhere_gets_the_rows_it_nearly_won():
+    votes = np.array([[0.5, 0.1, 0.4], [0.6, 0.4, 0.0], [0.3, 0.7, 0.0], [0.9, 0.0, 0.1]], np.float32)
+    assert _consensus.settled(votes).tolist() == [2, 0, 1, 0]
+    assert _consensus.settled(votes[[0, 2]]).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(("name", "bar"), [("STARmap V1", 0.85), ("mPFC BZ5 + BZ9", 0.86), ("BaristaSeq 1-2", 0.68)])

@@ -151,6 +151,17 @@ def test_the_donor_probe_is_not_fooled_by_animals_that_show_other_tissue():
     assert donors.probe(table, "truth").value < 0.58
 
 
+def test_the_donor_probe_is_blocked_in_space():
+    """Features that only vary smoothly in each animal name it from the cells next door, not from other tissue."""
+    table = brain(batch=0.0, cells=1500)
+    table.obs["all"] = "everything"
+    place = table.obs[["x_um", "y_um"]].to_numpy()
+    rng = np.random.default_rng(3)
+    smooth = [np.cos(place @ rng.normal(0, 0.02, (2, 60)) + rng.uniform(0, 6, 60)) for _ in range(2)]
+    waves = np.where((table.obs["subject"] == "A0").to_numpy()[:, None], *smooth).astype(np.float32)
+    assert donors.probe(ad.AnnData(X=waves, obs=table.obs), "all").value < 0.7
+
+
 def test_one_animal_cannot_be_probed():
     table = brain(animals=1)
     with pytest.raises(Refused, match="two animals"):

@@ -60,7 +60,7 @@ def kmeans(
     *,
     seed: int = 0,
     n_init: int = 1,
-    iterations: int = 100,
+    iterations: int | None = None,
     rows_per_centre: int | None = ROWS_PER_CENTRE,
     engine: Engine = "auto",
 ) -> Clusters:
@@ -79,8 +79,8 @@ def kmeans(
         Key of every draw.
     n_init : int
         Starts; the one of least inertia is kept.
-    iterations : int
-        At most so many per start.
+    iterations : int, optional
+        At most so many per start; by default 100, and 25 from 20,000 rows on.
     rows_per_centre : int, optional
         Centres are learned from at most so many random rows per cluster (and from all of 20,000), then every row is
         assigned once; None learns from all rows.
@@ -104,10 +104,11 @@ def kmeans(
     rng = stream(seed, "k-means", k, n_init)
     train, share = _training_rows(x, k, rows_per_centre, int(total), stream(seed, "rows", k, compute.rank()))
     chosen = _engine(engine, len(train))
+    rounds = iterations or (100 if total <= _SMALL else 25)
     best: tuple[float, Tensor] | None = None
     for _ in range(n_init):
         start = _plus_plus(*_candidates(train, k, share, rng), k, rng)
-        inertia, centres = _faiss(train, start, iterations) if chosen == "faiss" else _lloyd(train, start, iterations)
+        inertia, centres = _faiss(train, start, rounds) if chosen == "faiss" else _lloyd(train, start, rounds)
         if best is None or inertia < best[0]:
             best = inertia, centres
     assert best is not None

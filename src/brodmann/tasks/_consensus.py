@@ -204,7 +204,7 @@ def consensus(
             said.append(fitted.labels)
     votes, domain = vote(said, k)
     parts = tuple((*model, numbers) for model, numbers in zip(models, domain, strict=True))
-    return Consensus(votes.argmax(axis=1).astype(np.int32), votes, parts)
+    return Consensus(settled(votes), votes, parts)
 
 
 def principal(x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -252,6 +252,23 @@ def vote(
             break
         reference = majority
     return votes, numbers
+
+
+def settled(votes: NDArray[np.float32]) -> NDArray[np.int32]:
+    """Domain with most votes: (n,) int32; a domain that wins nowhere is given the rows that it came nearest to winning.
+
+    Such rows stay where they are if a domain would lose its last row by it.
+    """
+    labels = votes.argmax(axis=1).astype(np.int32)
+    k = votes.shape[1]
+    for domain in np.flatnonzero((np.bincount(labels, minlength=k) == 0) & (votes.max(axis=0) > 0)).tolist():
+        behind = votes.max(axis=1) - votes[:, domain]
+        rows = np.flatnonzero(behind <= behind.min() + 1e-6)
+        changed = labels.copy()
+        changed[rows] = domain
+        if (np.bincount(changed, minlength=k)[np.bincount(labels, minlength=k) > 0] > 0).all():
+            labels = changed
+    return labels
 
 
 def match(part: NDArray[np.int64], reference: NDArray[np.int64], k: int) -> NDArray[np.int64]:
