@@ -188,9 +188,12 @@ def _table(
     space.check(np.asarray(xyz), what="coordinates of the table")
     names = frame["section"].astype(str)
     section = _pandas.Categorical(names, categories=_pandas.unique(names))
-    order = np.argsort(np.asarray(section.codes), kind="stable")
+    number = np.asarray(section.codes)
+    # rows that are in order already are not copied: a table of ten million is gigabytes
+    sorted_already = bool((np.diff(number) >= 0).all())
+    order: Any = slice(None) if sorted_already else np.argsort(number, kind="stable")
     with np.errstate(over="ignore"):
-        half = np.asarray(X).astype(np.float16)
+        half = np.asarray(X).astype(np.float16, copy=False)
     _finite(half, "features in float16")
     for name, array in obsm.items():
         _finite(array, f"'{name}'")

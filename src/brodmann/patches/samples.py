@@ -22,6 +22,7 @@ from brodmann.samples import Batch, stream
 from brodmann.settings import plain
 
 _READERS = 2
+_OVERVIEW_PX = 1_100_000
 _PLACE = ("id", "subject", "section", "x_um", "y_um", "angle_deg", "x_mm", "y_mm", "z_mm", "u_mm", "v_mm")
 
 
@@ -157,6 +158,8 @@ def _locate(section: Section, recipe: Recipe) -> tuple[pd.DataFrame, NDArray[np.
     """Sample rows of one section and its staining level."""
     settings = recipe.samples
     coarse_um = max(settings.pixel_um, section.native_um, settings.spacing_mm * 1000 / 8)
+    # the mask of a whole human section must not decide how much memory sampling takes
+    coarse_um = max(coarse_um, (section.width_um * section.height_um / _OVERVIEW_PX) ** 0.5)
     overview = _stain(section.overview(coarse_um), settings.channels, dark=section.dark_stain)
     mask = tissue.mask(overview)
     if settings.where == "grid":

@@ -32,16 +32,20 @@ def mask(overview: NDArray[np.uint8]) -> Mask:
     from brodmann.patches.image import ground
 
     slide, _ = ground(overview)
-    density = np.abs(
-        np.log((overview.astype(np.float32) + 1.0) / (np.array(slide, np.float32)[:, None, None] + 1.0))
-    ).max(0)
-    height, width = density.shape
-    side = max(height, width)
+    # in place, because the overviews of a few sections at once are the largest arrays of sampling
+    ratio = overview.astype(np.float32)
+    ratio += 1.0
+    ratio /= np.array(slide, np.float32)[:, None, None] + 1.0
+    density = np.abs(np.log(ratio, out=ratio), out=ratio)
+    density = density[0] if len(density) == 1 else density.max(0)
+    del ratio
+    shape, side = density.shape, max(density.shape)
     smooth = cast("NDArray[np.float32]", _image.gaussian_filter(density, max(side / 256, 0.5)))
+    del density
     cut = _otsu(smooth)
     dense = float(np.median(smooth[smooth > cut])) if (smooth > cut).any() else 0.0
     if dense < 0.03:
-        return np.zeros(density.shape, bool)
+        return np.zeros(shape, bool)
     # Otsu's cut lies halfway between slide and dense tissue and would lose white matter in strong stains; on a
     # clean slide the cut may go down to an eighth of the dense tissue, on a dirty one to the slide's own spread.
     empty = smooth[smooth < 0.5 * cut]

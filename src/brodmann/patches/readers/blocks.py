@@ -18,7 +18,7 @@ from brodmann.patches.resample import Pixels
 
 LIMIT_BLOCK_BYTES = 256_000_000
 """Largest decoded block; an image in one strip is not read in pieces at all."""
-CACHED = Cache(limit_mb=64)
+CACHED = Cache(limit_mb=32)
 """Decoded blocks of all sections of the process."""
 Load = Callable[[int, int, int], Pixels]
 
