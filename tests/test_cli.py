@@ -234,6 +234,23 @@ def test_a_score_says_each_remark_once(monkeypatch, tmp_path, capsys):
     assert "[0.300, 0.500]" in told
 
 
+def test_the_self_test_trains_and_resumes_for_real():
+    text, healthy = selftest.check()
+    assert healthy, text
+    assert "bit-identical" in text
+
+
+def test_a_self_test_that_fails_still_says_what_the_machine_is(monkeypatch):
+    def refuse(*_, **__):
+        raise errors.Refused("training should work.", found="it does not.")
+
+    monkeypatch.setattr(verbs, "fit", refuse)
+    text, healthy = selftest.check()
+    assert not healthy
+    assert "Refused: training should work." in text
+    assert "torch" in text
+
+
 @pytest.mark.parametrize(("healthy", "code"), [(True, 0), (False, 4)])
 def test_check_fails_when_a_resumed_run_differs(healthy, code, monkeypatch, capsys):
     monkeypatch.setattr(selftest, "check", lambda: ("all [that] there is", healthy))

@@ -246,7 +246,7 @@ def test_a_failed_replacement_leaves_the_old_folder(sealed):
 
 
 def test_an_unfinished_run_says_so(run):
-    with pytest.raises(Corrupt, match="run that command again"):
+    with pytest.raises(Usage, match="has not finished training"):
         Run.load(run.path)
 
 

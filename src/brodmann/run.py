@@ -334,7 +334,13 @@ class Run:
 
 
 def _verify(path: Path) -> None:
-    if wrong := manifest.problems(path, complete=False):
+    wrong = manifest.problems(path, complete=False)
+    if wrong == [f"{manifest.NAME} is missing"] and not (path / "weights").exists():
+        raise Usage(
+            f"{path} should be a trained run.", found="one that has not finished training.",
+            do="run the 'brodmann fit' command again; it goes on where it stopped.",
+        )  # fmt: skip
+    if wrong:
         raise _damage(path, wrong)
 
 

@@ -94,13 +94,14 @@ def folds(places: pd.DataFrame, split: Split) -> list[Fold]:
     ordered = _order(places, group, split)
     n_folds = split.folds or len(ordered)
     if len(ordered) < max(n_folds, 2):
-        instead = {"brain": "section", "section": "block", "block": "block, a smaller block_mm"}[split.by]
+        finer = {"brain": "section", "section": "block"}.get(split.by)
+        instead = f"split.by = '{finer}' (--by {finer} when scoring)" if finer else "a smaller split.block_mm"
         raise Refused(
             f"a split by {split.by} into {max(n_folds, 2)} folds needs at least that many {split.by}s.",
             found=f"{len(ordered)}: {', '.join(ordered) or 'none'}.",
-            do=f"set split.folds to at most {len(ordered)}, or split.by = '{instead}'."
+            do=f"set split.folds to at most {len(ordered)}, or {instead}."
             if len(ordered) > 1
-            else f"set split.by = '{instead}', or add data.",
+            else f"set {instead}, or add data.",
         )
     if split.fold is not None and not 0 <= split.fold < n_folds:
         raise Usage(f"split.fold should be between 0 and {n_folds - 1}.", found=f"{split.fold}.")
