@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from scipy.spatial import cKDTree
 from sklearn.metrics import adjusted_rand_score
 
+from brodmann import levels
 from brodmann.errors import Refused, Usage
 from brodmann.samples import stream
 from brodmann.tasks import _agreement, _consensus, _nested, _stability, _surroundings
@@ -141,6 +143,39 @@ def test_without_labels_stability_is_the_score(table):
     assert "smoothed noise" in result.score.baselines
     assert Score.from_json(result.score.to_json()).value == result.score.value
     assert domains(table, 3, path="consensus").levels[0].k == 3
+
+
+def test_a_value_without_the_network_does_not_bear_its_name(found, table):
+    noisy = table.copy()
+    noisy.X = np.random.default_rng(0).standard_normal(table.shape).astype(np.float16)
+    consensus = domains(noisy, [2, 4, 9], target="layer", seeds=2).score
+    assert consensus.value == found.score.value, "the features take no part"
+    assert consensus.baselines["features, k-means"].value < 0.05
+    for score in (consensus, domains(noisy, 3, compare=False).score):
+        assert score.scored == "consensus, no network"
+        assert str(score).startswith("domains (consensus, no network)  ")
+        assert next(iter(score.table().columns[0].cells)) == "consensus, no network"
+        assert score.remarks[0].startswith("the features of the network took no part")
+    assert "its own rows stand beside it" in consensus.remarks[0]
+    assert "beside" not in score.remarks[0], "nothing was compared"
+    informed, blind = (
+        domains(one, 4, target="layer", path="features", seeds=2, compare=False).score for one in (table, noisy)
+    )
+    assert informed.scored == blind.scored == "features"
+    assert not any("no part in this value" in text for text in informed.remarks)
+    assert blind.value < 0.05 < informed.value
+
+
+def test_levels_are_kept_without_a_warning(found, table, tmp_path):
+    run = SimpleNamespace(path=tmp_path, forget=lambda name: None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        levels.write(run, found, table)
+        column, palette = levels.read(run, "domains")
+    assert (tmp_path / "domains.zarr" / "zarr.json").is_file()
+    assert column.name == "domain_9"
+    assert (column.to_numpy() == found.frame(table)["domain_9"].to_numpy()).all()
+    assert tuple(palette.values()) == found.levels[2].colours
 
 
 def test_wrong_questions_are_refused(table):

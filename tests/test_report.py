@@ -174,6 +174,37 @@ def test_paired_gains_decide_what_is_better(tmp_path: Path) -> None:
     assert "0.750" in seen
 
 
+def test_domains_without_the_network_are_not_called_features(tmp_path: Path) -> None:
+    score: dict[str, Any] = {
+        "task": "domains",
+        "target": "layer",
+        "metric": "ARI",
+        "value": 0.8,
+        "interval": [0.7, 0.9],
+        "n": 800,
+        "scored": "consensus, no network",
+        "split": "nothing held out: 4 domains found without labels; mean of 5 seeds",
+        "probe": "vote of baselines",
+        "baselines": {"features, k-means": 0.1, "own, k-means": 0.9},
+    }
+    _, content = written(tmp_path, scores=[score])
+    first, seen = content[: content.index("<main>")], " ".join(Reader(content).words)
+    assert "form without the features, by the consensus (no network), and do they agree with the labels?" in first
+    assert "The consensus (no network): better than features, k-means." in first
+    assert "The consensus (no network): not better than own, k-means." in first
+    assert "tissue that was held out" not in seen
+    assert "consensus (no network) minus this" in seen
+    assert "own, k-means did as well as the consensus (no network) or better" in seen
+    assert "Domains (layer), found by vote of baselines, reached ARI 0.80" in seen
+    assert "the features or better" not in seen
+    assert "ARI of the consensus (no network) and of every baseline" in content
+    _, content = written(tmp_path, scores=[{**score, "scored": "features"}])
+    assert "Which regions do the features form, and do they agree with the labels?" in content
+    assert "Better than features, k-means." in content
+    _, content = written(tmp_path, scores=[{**score, "metric": "stability"}])
+    assert "and do they come back?" in content
+
+
 def test_names_stay_text_and_nothing_runs(tmp_path: Path) -> None:
     _, content = written(tmp_path, title=EVIL[0], asked=EVIL[1])
     page = Reader(content)

@@ -137,6 +137,16 @@ def test_a_score_comes_back_from_disk_unchanged(tmp_path):
     assert again.confusion == score.confusion
 
 
+def test_a_score_says_what_it_is_of():
+    other = a_score(scored="consensus, no network")
+    assert str(other).startswith("areas (consensus, no network)  macro-F1 0.41")
+    assert next(iter(other.table().columns[0].cells)) == "consensus, no network"
+    assert Score.from_json(other.to_json()).scored == "consensus, no network"
+    before = json.loads(a_score().to_json())
+    del before["scored"]
+    assert Score.from_json(json.dumps(before)).scored == "features", "as files of before are read"
+
+
 def test_numeric_scores_keep_missing_numbers(tmp_path):
     index = pd.Index(["a", "b"], name="id")
     score = a_score(

@@ -106,7 +106,7 @@ def score(
 
     Args:
         run: A run folder with a feature table.
-        task: areas: can areas be read out of unseen tissue? domains: which regions do the features form?
+        task: areas: can areas be read out of unseen tissue? domains: which regions form?
             search: do similar features mean the same place?
         target: For areas, a label column (area if not given); for domains, one to compare with. An atlas also: ccf,
             ccf-divisions, ccf-layers for tables in CCFv3.

@@ -73,7 +73,7 @@ def write(
     """
     table = _table(X, obs, space, xyz, obsm or {}, uns or {})
     size = sum(int(np.asarray(array).nbytes) for array in [*cast(Any, table).obsm.values(), cast(Any, table).X])
-    with atomic.folder(Path(path), what="the feature table", need=size // 2) as partial, _settings():
+    with atomic.folder(Path(path), what="the feature table", need=size // 2) as partial, zarr_v3():
         group = _zarr.open_group(str(partial), mode="a", zarr_format=3)
         _anndata.experimental.write_dispatched(group, "/", table, callback=_write_element)
     return table
@@ -249,7 +249,7 @@ def _write_element(func: Any, store: Any, key: str, element: Any, dataset_kwargs
 
 
 @contextmanager
-def _settings() -> Generator[None, None, None]:
+def zarr_v3() -> Generator[None, None, None]:
     """Write zarr v3, every chunk; without two notices that are about other people's choices."""
     with (
         _anndata.settings.override(zarr_write_format=3, auto_shard_zarr_v3=False),

@@ -8,7 +8,7 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from brodmann import atomic
+from brodmann import atomic, features
 from brodmann.errors import Refused
 from brodmann.run import Run
 
@@ -36,7 +36,7 @@ def write(run: Run, found: Domains, table: anndata.AnnData) -> None:
         colours[f"domain_{level.k}_paths"] = np.array(level.paths, dtype=object)
     kept = pd.concat([obs[["id", "subject", "section"]], columns], axis=1)
     run.forget(FOLDER)
-    with atomic.folder(run.path / FOLDER, what="the domains") as partial:
+    with atomic.folder(run.path / FOLDER, what="the domains") as partial, features.zarr_v3():
         cast("Any", anndata.AnnData(obs=kept, uns=colours)).write_zarr(partial)
 
 

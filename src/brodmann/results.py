@@ -46,8 +46,9 @@ def score(
     Parameters
     ----------
     task : {"areas", "domains", "search"}
-        ``areas``: can areas be read out of tissue never seen? ``domains``: which regions do the features form, and do
-        they agree with the target? ``search``: do similar features mean the same place?
+        ``areas``: can areas be read out of tissue never seen? ``domains``: which regions form, and do they agree with
+        the target? (Of the features; below 20,000 rows of their surroundings, by a consensus without the network: the
+        score's ``scored`` says which.) ``search``: do similar features mean the same place?
     run : Run, path or AnnData
         A run with a feature table (the score is kept in its ``scores/``), or a table.
     target : str, optional

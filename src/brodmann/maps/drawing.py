@@ -151,7 +151,7 @@ def thousands(count: int, noun: str) -> str:
 
 
 def series_colours(names: Sequence[str]) -> dict[str, str]:
-    """Colours of methods in line and bar charts: features in the accent colour, baselines in quieter tones."""
+    """Colours of methods in line and bar charts: what is scored in the accent colour, baselines in quieter tones."""
     tones = ("#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#904701", "#354478")
     return {
         name: ACCENT if not i else tones[(i - 1) % len(tones)] if i <= len(tones) else MISSING

@@ -108,7 +108,7 @@ def baselines(
     Parameters
     ----------
     scores : mapping
-        Question (e.g. ``"area, brain held out"``) to {method: (value, low, high)}; the first method is the features.
+        Question (e.g. ``"area, brain held out"``) to {method: (value, low, high)}; the first method is the one scored.
     metric : str
         Name of the score, with its unit if it has one.
     n : str

@@ -109,11 +109,14 @@ def _score(shown: Shown) -> str:
 
     between = f" (95% interval {shown.score.between[1:-1]})" if shown.score.between else ""
     n = f" on n = {shown.n}" if shown.n else ""
-    split = f", split {shown.split}" if shown.split else ""
+    found = shown.task == "domains"
+    split = f", {'' if found else 'split '}{shown.split}" if shown.split else ""
     rivals = ", ".join(f"{name} {digits(item.value)}" for name, item in shown.baselines.items())
     against = f"; baselines: {rivals}" if rivals else ""
     by = (
-        f" with a {shown.probe} probe"
+        f", found by {shown.probe},"
+        if shown.probe and found
+        else f" with a {shown.probe} probe"
         if shown.probe and "probe" not in shown.probe
         else f" with {shown.probe}" * bool(shown.probe)
     )

@@ -77,7 +77,7 @@ def write(
         _volume(partial, table[tested.to_numpy()], score)
     with folder(out / "figures") as partial:
         drawn = _figures(partial, table, score, palette, crop, field_mm, neighbours)
-    ordered = sorted(scores, key=lambda item: item.get("target") != score.target or item.get("task") != score.task)
+    ordered = sorted(scores, key=lambda item: (item.get("task") != score.task, item.get("target") != score.target))
     return report.write(
         out,
         title=f"{score.task}: {score.target} on {source_name}",
@@ -101,14 +101,18 @@ def write(
 def _sections(
     out: Path, table: AnnData, held: Sequence[Picture], palette: Mapping[str, str], score: Any
 ) -> list[tuple[str, str, str]]:
-    """Contact sheet of all held-out sections, the largest of them one by one, and label images of each."""
+    """Contact sheet of all sections with predictions, some of them one by one, and label images of each."""
     obs = cast("pd.DataFrame", table.obs)
     spacing = spacing_um(obs[["x_um", "y_um"]].to_numpy(float)[(obs["section"].astype(str) == held[0].id).to_numpy()])
     judged = len(score.truth) > 0
-    which = "held-out sections" if judged else "all sections"
-    what = "area predicted" if judged else "domain found"
-    caption = f"{score.split}. Colour: the {what} from features alone, nearest sample within reach."
-    title = f"Predicted {score.target}, {which}" if judged else f"{score.target}, {which}"
+    found = score.task == "domains"
+    which = "all sections" if found else "held-out sections"
+    what = f"domain found by {score.probe}" if found else "area predicted from features alone"
+    caption = f"{score.split}. Colour: the {what}, nearest sample within reach."
+    title = f"Domains ({score.target}), {which}" if found else f"Predicted {score.target}, {which}"
+    beside = "Predicted beside the truth; errors are outlined."
+    if found:
+        beside = "Domains, named by the labels they overlap most, beside the labels; differences are outlined."
     sheet = sheets.contact(table, "predicted", held, colours=palette, title=title)
     drawing.save(sheet, out / "contact.png")
     pages = [(f"{len(held)} {which.removeprefix('all ')}", caption, "contact.png")]
@@ -126,22 +130,15 @@ def _sections(
                 out=out / f"{name}.png",
                 truth="truth" if judged else None,
                 colours=palette,
-                truth_title="truth",
+                title="domains" if found else None,
+                truth_title="labels" if found else "truth",
             )
-            pages.append(
-                (
-                    picture.id,
-                    "Predicted beside the truth; errors are outlined."
-                    if len(score.truth)
-                    else "Nearest sample within reach.",
-                    f"{name}.png",
-                )
-            )
+            pages.append((picture.id, beside if judged else "Nearest sample within reach.", f"{name}.png"))
     return pages
 
 
 def _volume(out: Path, tested: AnnData, score: Any) -> None:
-    """Predictions of held-out rows as a label volume, one file per brain, where sections share a space."""
+    """Predictions as a label volume, one file per brain, where sections share a space."""
     space = space_of(tested)
     if space.name == "unregistered":
         return
@@ -171,7 +168,7 @@ def _figures(
         found.append((title, caption, name))
 
     size = f"{score.n:,} {score.what}, {score.n_groups} {score.cluster}"
-    bars = {"features": (score.value, *score.interval)}
+    bars = {score.scored: (score.value, *score.interval)}
     bars |= {name: (rival.value, rival.low, rival.high) for name, rival in score.baselines.items()}
     keep(
         figures.baselines({"": bars}, metric=score.metric, n=size),
@@ -184,7 +181,9 @@ def _figures(
             figures.confusion(figures.confusion_table(score.truth, score.predicted)),
             "confusion.png",
             "What is taken for what",
-            "Rows are the truth; classes that are confused lie beside each other.",
+            "Rows are the labels, columns the domains by the label they overlap most."
+            if score.task == "domains"
+            else "Rows are the truth; classes that are confused lie beside each other.",
         )
     plane = embedding.plane(table)
     target = (

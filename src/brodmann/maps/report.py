@@ -122,16 +122,12 @@ def _first(title: str, asked: str, shown: Sequence[Shown], picture: str) -> str:
     if not shown:
         return f'<header>{top}<p class="asked">{text(asked)}</p>{picture}</header>'
     head = shown[0]
-    of = f" ({head.target})" if head.target else ""
-    question = (
-        asked
-        or f"Can {head.task}{of} be read from the features, on tissue that was held out, better than by simpler means?"
-    )
     facts = [("n", head.n), ("Split", head.split)]
     told = "".join(f'<p class="fact"><b>{name}</b> {text(value)}</p>' for name, value in facts if value)
     beaten, unclear, better = head.rivals()
+    who = "" if head.scored == "features" else f"{head.whose[0].upper()}{head.whose[1:]}: "
     verdict = [
-        f"{said} {', '.join(names)}."
+        f"{who}{said.lower() if who else said} {_list(names)}."
         for said, names in (("Better than", beaten), ("Not told apart from", unclear), ("Not better than", better))
         if names
     ]
@@ -142,9 +138,25 @@ def _first(title: str, asked: str, shown: Sequence[Shown], picture: str) -> str:
         f'<div class="big">{digits(head.score.value)}</div><div class="between">{text(between)}</div>{told}</div>'
     )
     return (
-        f'<header>{top}<p class="asked">{text(question)}</p><div class="hero">{number}<div>{dots(head)}</div></div>'
+        f'<header>{top}<p class="asked">{text(asked or _question(head))}</p>'
+        f'<div class="hero">{number}<div>{dots(head)}</div></div>'
         f"{picture}</header>"
     )
+
+
+def _question(head: Shown) -> str:
+    """What was asked, from the headline score."""
+    if head.task == "domains":
+        form = "do the features form" if head.scored == "features" else f"form without the features, by {head.whose}"
+        also = "do they come back" if head.metric == "stability" else "do they agree with the labels"
+        return f"Which regions {form}, and {also}?"
+    of = f" ({head.target})" if head.target else ""
+    return f"Can {head.task}{of} be read from {head.whose}, on tissue that was held out, better than by simpler means?"
+
+
+def _list(names: Sequence[str]) -> str:
+    """Names one after the other; some hold commas themselves."""
+    return ("; " if any("," in name for name in names) else ", ").join(names)
 
 
 def _scores(shown: Sequence[Shown]) -> str:
@@ -152,7 +164,7 @@ def _scores(shown: Sequence[Shown]) -> str:
     parts: list[str] = []
     for score in shown:
         notes = any(item.note for item in score.baselines.values())
-        rows: list[list[object]] = [["features", digits(score.score.value, 3), score.score.interval(3), ""]]
+        rows: list[list[object]] = [[score.scored, digits(score.score.value, 3), score.score.interval(3), ""]]
         for name, item in score.baselines.items():
             gain = score.gains.get(name, Value(score.score.value - item.value))
             gained = f"{gain.value:+.3f} {gain.interval(3, sign=True)}" if math.isfinite(gain.value) else ""
@@ -160,7 +172,9 @@ def _scores(shown: Sequence[Shown]) -> str:
                 [name, digits(item.value, 3), item.interval(3), gained.strip(), *([item.note] if notes else [])]
             )
         words = ", ".join(part for part in (f"n = {score.n}" if score.n else "", score.split, score.probe) if part)
-        head = ["Read from", score.metric, "95 % interval", "features minus this", *(["note"] if notes else [])]
+        source = "Clustered" if score.task == "domains" else "Read from"
+        minus = f"{score.whose.removeprefix('the ')} minus this"
+        head = [source, score.metric, "95 % interval", minus, *(["note"] if notes else [])]
         rows[0] += [""] if notes else []
         parts.append(f"<h3>{text(score.name)}</h3>" + table(head, rows, caption=words, ours=0))
         if score.more:
@@ -211,9 +225,9 @@ def _remarks(shown: Sequence[Shown]) -> str:
         own += [f"{score.name}: {remark}" for remark in score.remarks]
         _, unclear, better = score.rivals()
         if better:
-            own.append(f"{score.name}: {', '.join(better)} did as well as the features or better.")
+            own.append(f"{score.name}: {_list(better)} did as well as {score.whose} or better.")
         if unclear:
-            own.append(f"{score.name}: the difference to {', '.join(unclear)} is within its interval.")
+            own.append(f"{score.name}: the difference to {_list(unclear)} is within its interval.")
         if not score.baselines:
             own.append(f"{score.name}: no baseline was computed, so the number alone says little.")
         if not score.score.between:

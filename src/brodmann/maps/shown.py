@@ -51,6 +51,8 @@ class Shown:
     ----------
     task, target, metric, n, split, probe : str
         In words; empty where not given.
+    scored : str
+        What the score is of; the features where nothing else is said.
     score : Value
     baselines, gains : dict
         Name to `Value`, in the order given: rivals and nulls; and the score minus each, where that was computed.
@@ -67,6 +69,7 @@ class Shown:
     n: str
     split: str
     probe: str
+    scored: str
     score: Value
     baselines: dict[str, Value]
     gains: dict[str, Value]
@@ -91,6 +94,7 @@ class Shown:
             n=n,
             split=words(given.get("split", "")),
             probe=plain(given.get("probe") or ""),
+            scored=plain(given.get("scored") or "features"),
             score=Value.of(given),
             baselines=baselines,
             gains=_values(given.get("gains")),
@@ -103,6 +107,11 @@ class Shown:
     def name(self) -> str:
         """``areas (ccf)``."""
         return f"{self.task} ({self.target})" if self.target else self.task
+
+    @property
+    def whose(self) -> str:
+        """What the score is of, inside a sentence."""
+        return f"the {self.scored}" if "," not in self.scored else f"the {self.scored.replace(', ', ' (', 1)})"
 
     def rivals(self) -> tuple[list[str], list[str], list[str]]:
         """Baselines that the score beats, that it cannot be told from, and that beat it.
@@ -172,7 +181,7 @@ def digits(value: float, places: int = 2) -> str:
 
 def dots(shown: Shown) -> str:
     """Inline SVG of the score and its baselines as dots with intervals; the table beside it holds the numbers."""
-    rows = [("features", shown.score), *shown.baselines.items()]
+    rows = [(shown.scored, shown.score), *shown.baselines.items()]
     known = [v for _, item in rows for v in (item.value, item.low, item.high) if math.isfinite(v)]
     if not known:
         return ""
@@ -202,7 +211,7 @@ def dots(shown: Shown) -> str:
         parts.append(f'<circle cx="{x(item.value):.1f}" cy="{y}" r="{7 if ours else 5}" fill="{tone}"/>')
         edge = max(v for v in (item.value, item.high) if math.isfinite(v))
         parts.append(f'<text class="num" x="{x(edge) + 12:.1f}" y="{y + 4}"{bold}>{digits(item.value)}</text>')
-    said = text(f"{shown.metric} of the features and of every baseline, as in the table")
+    said = text(f"{shown.metric} of {shown.whose} and of every baseline, as in the table")
     return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{said}">{"".join(parts)}</svg>'
 
 

@@ -21,6 +21,9 @@ Codes = NDArray[np.int64]
 Clusterer = Callable[[int, int], NDArray[np.int32]]
 """Cluster of each row, from a number of clusters and a seed."""
 
+CONSENSUS = "consensus, no network"
+"""Name of the headline value where the vote of baselines was clustered, and not the features."""
+
 _MIXTURE_MOST = 50
 _PER_SECTION = 12
 
@@ -37,6 +40,7 @@ def labelled(
     seeds: int,
     seed: int,
     words: str,
+    scored: str,
 ) -> Score:
     """Agreement at the true number of classes.
 
@@ -56,6 +60,8 @@ def labelled(
     seeds, seed : int
     words : str
         The path in words.
+    scored : str
+        What was clustered: "features" or `CONSENSUS`.
 
     Returns
     -------
@@ -100,7 +106,8 @@ def labelled(
     overall = metrics.estimate(value.value, value.draws)
     about = _rows.about(table)
     return Score(
-        task="domains", target=target, metric="ARI", value=value.value, interval=(overall.low, overall.high),
+        task="domains", target=target, metric="ARI", scored=scored,
+        value=value.value, interval=(overall.low, overall.high),
         n=len(known), n_groups=len(np.unique(names[known])), cluster=unit, what=str(about.get("system", "rows")),
         split=f"nothing held out: {size} domains found without labels; mean of {seeds} seeds",
         probe=words, seed=seed, baselines=against, gains=gains, more=more, classes=classes,
@@ -108,7 +115,9 @@ def labelled(
         predicted=pd.Series(named[number[first]], index=ids, name="predicted", dtype=object),
         truth=pd.Series(named[truth[known]], index=ids, name="truth", dtype=object),
         recipe_hash=str(about.get("recipe_hash", "")), data_fingerprint=str(about.get("data_fingerprint", "")),
-        remarks=(*remarks, "names of predicted domains are those of the classes they overlap most"),
+        remarks=(
+            *_apart(scored, against), *remarks, "names of predicted domains are those of the classes they overlap most",
+        ),
     )  # fmt: skip
 
 
@@ -184,6 +193,7 @@ def unlabelled(
     tissue: Tissue,
     seed: int,
     words: str,
+    scored: str,
 ) -> Score:
     """Stability at each level's number of domains, and coherence in the tissue."""
     tried = [level.k for level in levels if 2 <= level.k <= min(len(x), _stability.ROWS) // 2]
@@ -201,14 +211,25 @@ def unlabelled(
             against[name] = Estimate(_stability.stability(rival, [curve.k[-1]], seed=seed).mean[0])
     about = _rows.about(table)
     return Score(
-        task="domains", target=f"{finest.k} domains", metric="stability",
+        task="domains", target=f"{finest.k} domains", metric="stability", scored=scored,
         value=curve.mean[-1] if curve else float("nan"),
         interval=(float("nan"), float("nan")), n=len(x), n_groups=int(tissue.section.max()) + 1,
         what=str(about.get("system", "rows")), split="k-means of random halves, mean pairwise ARI", probe=words,
         seed=seed, baselines=against, more=more, recipe_hash=str(about.get("recipe_hash", "")),
         data_fingerprint=str(about.get("data_fingerprint", "")),
-        remarks=("no labels to compare with: stability says that domains come back, not that they are right",),
+        remarks=(
+            *_apart(scored, against),
+            "no labels to compare with: stability says that domains come back, not that they are right",
+        ),
     )  # fmt: skip
+
+
+def _apart(scored: str, against: Mapping[str, Estimate]) -> tuple[str, ...]:
+    """Say that the headline is not of the network, where it is not."""
+    if scored == "features":
+        return ()
+    beside = "; its own rows stand beside it" if any(name.startswith("features") for name in against) else ""
+    return (f"the features of the network took no part in this value{beside}",)
 
 
 def _per_class(matrix: NDArray[np.int64], classes: tuple[str, ...]) -> dict[str, dict[str, float]]:

@@ -58,6 +58,8 @@ class Score:
         95 % interval from a bootstrap of whole ``cluster`` units.
     n, n_groups : int
         Held-out rows, and held-out units among which the bootstrap draws.
+    scored : str
+        What the headline value is of: the features, unless a question was answered without them.
     cluster, what : str
         Name of those units (``sections``, ``brains``, ``blocks``) and of a row (``patches``, ``cells``).
     split : str
@@ -89,6 +91,7 @@ class Score:
     interval: tuple[float, float]
     n: int
     n_groups: int
+    scored: str = "features"
     cluster: str = "sections"
     what: str = "rows"
     split: str = ""
@@ -109,7 +112,8 @@ class Score:
 
     def __str__(self) -> str:
         """One line: value, interval, size, rivals; then the remarks."""
-        head = f"{self.task}  {self.metric} {Estimate(self.value, *self.interval)}"
+        of = "" if self.scored == "features" else f" ({self.scored})"
+        head = f"{self.task}{of}  {self.metric} {Estimate(self.value, *self.interval)}"
         size = f"n {self.n:,} {self.what}, {self.n_groups} {self.cluster}"
         rivals = [f"{name} {rival.value:.2f}" for name, rival in self.baselines.items()]
         return "\n  ".join([" | ".join([f"{head}  {size}", *rivals]), *(f"note: {text}" for text in self.remarks)])
@@ -120,7 +124,7 @@ class Score:
         for name in ("", self.metric, "95 %", "gain over it", "note"):
             table.add_column(name, justify="left" if name in {"", "note"} else "right")
         size = f"{self.n:,} {self.what}, {self.n_groups} {self.cluster}; {self.split}"
-        table.add_row("features", f"{self.value:.3f}", _interval(*self.interval), "", size, style="bold")
+        table.add_row(self.scored, f"{self.value:.3f}", _interval(*self.interval), "", size, style="bold")
         for name, rival in self.baselines.items():
             gain = self.gains.get(name)
             shown = f"{gain.value:+.3f} {_interval(gain.low, gain.high)}" if gain else ""

@@ -131,12 +131,15 @@ def domains(
     levels = _nested.levels(leaves, centres, [min(one, len(used)) for one in ks])
     others = _rivals(given, tissue, seed) if compare else {}
     words = {"consensus": _consensus.WORDS, "features": "k-means of the features"}[chosen]
+    scored = {"consensus": judged.CONSENSUS, "features": "features"}[chosen]
     if truth is None:
         score = judged.unlabelled(
-            table, levels, x, {name: rival[0] for name, rival in others.items()}, tissue, seed, words
+            table, levels, x, {name: rival[0] for name, rival in others.items()}, tissue, seed, words, scored
         )
     else:
-        score = judged.labelled(table, str(target), truth, classes, cluster, levels, others, tissue, seeds, seed, words)
+        score = judged.labelled(
+            table, str(target), truth, classes, cluster, levels, others, tissue, seeds, seed, words, scored
+        )
     return Domains(levels, score, curve, words)
 
 
