@@ -59,6 +59,7 @@ def test_an_example_runs(number, folder, monkeypatch, capsys):
 @pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/")])
 def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BRODMANN_CACHE", str(tmp_path / "cache"))
     for block in blocks((ROOT / page).read_text("utf-8"), "python"):
         exec(compile(block, page, "exec"), {"__name__": "__main__"})
 

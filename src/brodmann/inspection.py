@@ -6,15 +6,19 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from brodmann.errors import BrodmannError
+from brodmann.errors import BrodmannError, NoRoom, Unwritable
 from brodmann.patches import tissue
 from brodmann.patches.source import Section, Source
 from brodmann.space import Space
+
+if TYPE_CHECKING:
+    from brodmann.cells.source import Source as Cells
+    from brodmann.maps.labels import Picture
 
 _WORDS = {
     "r": "right",
@@ -42,7 +46,7 @@ class Report:
         What looks odd, and what to do.
     skipped : list of (str, str)
         Files left out, and why.
-    source : Source or None
+    source : Source (of patches or of cells) or None
         The opened data; None when refused.
     """
 
@@ -52,7 +56,7 @@ class Report:
     facts: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     concerns: list[str] = field(default_factory=list[str])
     skipped: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    source: Source | None = None
+    source: Source | Cells | None = None
 
     @property
     def exit_code(self) -> int:
@@ -74,6 +78,8 @@ class Report:
     def picture(self, path: str | Path, *, limit: int = 20) -> Path:
         """Write a contact sheet: sections with outline of tissue, 1-mm bar, and where the space's axes point.
 
+        Cells are drawn by their density.
+
         Parameters
         ----------
         path : path
@@ -90,30 +96,53 @@ class Report:
 
         if self.source is None:
             raise Refused(f"a picture of {self.name} needs readable sections.", found="none.")
-        return _contact_sheet(self.source, Path(path), limit)
+        drawn: list[Any] = []
+        if isinstance(self.source, Source):
+            drawn = list(self.source.sections)
+        else:
+            from brodmann.cells import pictures
+
+            drawn = list(pictures(self.source))
+        guessed = " (unit arbitrary)" if getattr(self.source, "unit", "um") == "arbitrary" else ""
+        return _contact_sheet(self.source.name + guessed, self.source.space, drawn, Path(path), limit)
 
 
 def validate(path: str | Path) -> Report:
     """Open a data set as `brodmann.fit` would, and say what it is and what looks odd.
 
-    Every section is read once at low magnification, so files that only break when decoded are found too.
+    Every section is read once at low magnification, so files that only break when decoded are found too. Cells are
+    converted into the cache, which `brodmann.fit` then uses.
 
     Parameters
     ----------
     path : path
-        Folder of sections, one image, or ``sections.json``.
+        Folder of sections, one image, or ``sections.json``; or cells in any form that `brodmann.cells.open` reads.
 
     Returns
     -------
     Report
         Bad data are a verdict, not an exception.
+
+    Raises
+    ------
+    NoRoom, Unwritable
+        The cache of cells cannot be written, which is no fault of the data.
     """
     from brodmann.patches import readers
 
     path = Path(path)
     try:
+        images, cells = _kinds(path)
+    except OSError as error:
+        return Report(path.name, "none", "refused", concerns=[str(error)])
+    if cells and not images:
+        return _cells(path)
+    try:
         source = readers.read(path)
     except (BrodmannError, OSError) as error:
+        if cells and (found := _cells(path)).source is not None:
+            found.facts.append(("note", "images beside the cells are not read as sections; cells are"))
+            return found
         return Report(path.name, "none", "refused", concerns=[str(error)])
     report = Report(source.name, source.reader, "good", skipped=list(source.skipped), source=source)
     sections: list[Section] = []
@@ -136,6 +165,44 @@ def validate(path: str | Path) -> Report:
         return report
     _describe(report, source, dark)
     _doubt(report, source, dark, empty)
+    if report.concerns or report.skipped:
+        report.verdict = "usable"
+    return report
+
+
+def _kinds(path: Path) -> tuple[bool, bool]:
+    """Whether a path holds images, and whether it holds cells. Tables beside images are points, not cells."""
+    from brodmann.cells.readers import SUFFIXES as TABLES
+    from brodmann.patches.readers import SUFFIXES as IMAGES
+    from brodmann.patches.readers import UNREAD
+
+    def table(path: Path) -> bool:
+        if path.is_dir():
+            return path.suffix == ".zarr" and any((path / name).is_dir() for name in ("tables", "table", "obs"))
+        return path.name.endswith((*(end for end in TABLES if end != ".zarr"), "cells.json"))
+
+    folder = path.is_dir() and path.suffix != ".zarr"
+    present = [one for one in (path.iterdir() if folder else [path]) if not one.name.startswith(".")]
+    tables = [one for one in present if table(one)]
+    endings = {one.suffix.lower() for one in present if one not in tables}
+    images = bool(endings & {*IMAGES, *UNREAD} - {".gz"}) or any(one.name == "sections.json" for one in present)
+    return images, any(not (images and ".csv" in one.suffixes) for one in tables)
+
+
+def _cells(path: Path) -> Report:
+    """Verdict on cells."""
+    from brodmann import cells
+    from brodmann.cells import verdict
+
+    try:
+        source = cells.open(cells.Recipe(), path)
+    except (NoRoom, Unwritable):
+        raise
+    except (BrodmannError, OSError) as error:
+        return Report(path.name, "cells", "refused", concerns=[str(error)])
+    looked = verdict.measured(source)
+    report = Report(source.name, "cells", "good", skipped=list(source.skipped), source=source)
+    report.facts, report.concerns = verdict.facts(source, looked), verdict.doubts(source, looked)
     if report.concerns or report.skipped:
         report.verdict = "usable"
     return report
@@ -217,11 +284,11 @@ def _short(reason: str) -> str:
     return text if len(text) <= 160 else text[:157] + "..."
 
 
-def _coarse(section: Section, px: int) -> float:
+def _coarse(section: Picture, px: int) -> float:
     return max(section.width_um, section.height_um) / px
 
 
-def _centre(section: Section) -> NDArray[np.float64]:
+def _centre(section: Picture) -> NDArray[np.float64]:
     return section.place(np.array([[section.width_um / 2, section.height_um / 2]]))[0]
 
 
@@ -229,7 +296,7 @@ def _span(source: Source) -> NDArray[np.float64]:
     return np.ptp(np.array([_centre(section) for section in source.sections]), axis=0)
 
 
-def _directions(section: Section) -> NDArray[np.float64]:
+def _directions(section: Picture) -> NDArray[np.float64]:
     """Rightwards and upwards on the section, as (2, 3) in the space: mm per mm on the slide."""
     x, y = section.width_um / 2, section.height_um / 2
     at = section.place(np.array([[x, y], [x + 1000, y], [x, y - 1000]]))
@@ -246,47 +313,51 @@ def _axis_word(direction: NDArray[np.float64], space: Space) -> str:
     return _WORDS[letter if forward else opposite[letter]]
 
 
-def _contact_sheet(source: Source, path: Path, limit: int) -> Path:
+def _contact_sheet(name: str, space: Space, sections: list[Any], path: Path, limit: int) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     chosen = [
-        source.sections[i]
-        for i in np.unique(
-            np.linspace(0, len(source.sections) - 1, min(limit, len(source.sections))).round().astype(int)
-        )
+        sections[i] for i in np.unique(np.linspace(0, len(sections) - 1, min(limit, len(sections))).round().astype(int))
     ]
+    bar = 1.0 if max(section.width_um for section in chosen) > 1500 else 0.1
     columns = min(5, len(chosen))
     rows = math.ceil(len(chosen) / columns)
-    figure: Any = Figure(figsize=(3.0 * columns, 2.6 * rows + 0.4), dpi=120, layout="constrained")
-    figure.suptitle(f"{source.name}: {len(source.sections)} sections in {source.space.name}; bar 1 mm", fontsize=9)
+    figure: Any = Figure(figsize=(max(3.0 * columns, 6.0), 2.6 * rows + 0.4), dpi=120, layout="constrained")
+    count = (
+        f"{len(sections)} sections"
+        if len(chosen) == len(sections)
+        else (f"{len(chosen)} of {len(sections)} sections, evenly chosen,")
+    )
+    figure.suptitle(f"{name}: {count} in {space.name}; bar {bar:g} mm", fontsize=9)
     axes: Any = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
     for axis, section in zip(axes, chosen, strict=False):
-        _show(axis, section, source.space)
+        _show(axis, section, space, bar)
     FigureCanvasAgg(figure).print_png(str(path))
     return path
 
 
-def _show(axis: Any, section: Section, space: Space) -> None:
+def _show(axis: Any, section: Any, space: Space, bar: float) -> None:
     """One section: pixels, outline of tissue, own points, bar, axis words."""
     pixel_um = _coarse(section, 360)
     overview = section.overview(pixel_um)
-    found = tissue.mask(overview)
+    found = tissue.mask(overview) if hasattr(section, "points") else None
     width, height = section.width_um / 1000, section.height_um / 1000
     mm = pixel_um / 1000
     extent = (0, overview.shape[2] * mm, overview.shape[1] * mm, 0)
     picture = np.moveaxis(overview, 0, -1)
     axis.imshow(picture if section.channels == 3 else picture[..., 0], cmap="gray", vmin=0, vmax=255, extent=extent)
-    if found.any() and not found.all():
+    if found is not None and found.any() and not found.all():
         centres = [(np.arange(size) + 0.5) * mm for size in (found.shape[1], found.shape[0])]
         axis.contour(*centres, found.astype(float), levels=[0.5], colors="#00a050", linewidths=0.6)
-    if section.points is not None:
-        some = section.points.iloc[:: max(len(section.points) // 300, 1)]
+    points = getattr(section, "points", None)
+    if points is not None:
+        some = points.iloc[:: max(len(points) // 300, 1)]
         axis.plot(some["x_um"] / 1000, some["y_um"] / 1000, ",", color="#d04000")
     axis.plot(
-        [0.04 * width, 0.04 * width + 1], [0.95 * height] * 2, color="#c00000", linewidth=2, solid_capstyle="butt"
+        [0.04 * width, 0.04 * width + bar], [0.95 * height] * 2, color="#c00000", linewidth=2, solid_capstyle="butt"
     )
     right, up = _directions(section)
     through = np.cross(right, up)

@@ -149,7 +149,7 @@ def lay(parts: list[Part], stated: Stated, *, name: str) -> Layout:
             do='declare "unit" in cells.json.',
         )
     types = _named(parts, stated.type, TYPE, "type")
-    if types is not None:
+    if types is not None and stated.type is None:
         remarks.append(f"cell types are those of column '{types}'")
     volume = _named(parts, stated.volume, VOLUME, "volume")
     notes = [note for part in parts for note in part.notes]
@@ -334,7 +334,8 @@ def _sections(
     order = np.argsort(pair, kind="stable")
     found, starts = np.unique(pair[order], return_index=True)
     groups: dict[tuple[str, str | None], NDArray[np.int64]] = {}
-    for code, rows in zip(found.tolist(), np.split(order, starts[1:]), strict=True):
+    # splitting nothing would still give one piece
+    for code, rows in zip(found.tolist(), np.split(order, starts[1:]) if n else [], strict=True):
         if code < 0:
             continue
         name, animal = names[code // len(animals)] or part.stem, animals[code % len(animals)]

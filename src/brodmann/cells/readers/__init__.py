@@ -24,6 +24,7 @@ from brodmann.progress import Say
 __all__ = ["Entry", "Stated", "read"]
 
 SUFFIXES = (".h5ad", ".zarr", ".loom", ".csv", ".csv.gz")
+_ELSEWHERE = " These are images: take a recipe of patches, such as patches-tiny."
 _PIECE, _PIECES = 1 << 16, 64
 
 
@@ -95,13 +96,18 @@ def _resolve(data: str | Path | Sequence[str | Path], stated: Stated | None) -> 
         raise Refused(
             f"{first.name} should hold cells.",
             found=", ".join(sorted(path.name for path in first.iterdir())[:8]) or "nothing.",
-            do=f"give {', '.join(SUFFIXES)} files.",
+            do=f"give {', '.join(SUFFIXES)} files." + _ELSEWHERE * any(map(_is_image, first.iterdir())),
         )
     return present, first, stated
 
 
 def _readable(path: Path) -> bool:
     return path.name.endswith(SUFFIXES) and not path.name.startswith(".")
+
+
+def _is_image(path: Path) -> bool:
+    """Whether this is data of the other system."""
+    return path.suffix.lower() in {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".btf", ".svs"}
 
 
 def _is_store(path: Path) -> bool:
@@ -132,7 +138,11 @@ def _parts(files: list[Path], home: Path, stated: Stated, skipped: list[tuple[st
             elif path.suffix == ".h5ad":
                 parts.append(h5ad.read(path, stated))
             else:
-                raise Refused(f"{path.name} should end in {', '.join(SUFFIXES)}.", found=f"'{path.suffix}'.")
+                raise Refused(
+                    f"{path.name} should end in {', '.join(SUFFIXES)}.",
+                    found=f"'{path.suffix}'.",
+                    do=(_ELSEWHERE * _is_image(path)).strip(),
+                )
         except BrodmannError as error:
             if len(files) == 1:
                 raise

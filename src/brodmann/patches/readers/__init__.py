@@ -131,7 +131,8 @@ def _assemble(folder: Path, file: str | None, stated: Stated) -> Source:
         raise Refused(
             f"{folder.name} should hold at least one readable section.",
             found=f"{len(skipped)} files, none of which passes.\n    {reasons}" if skipped else "no image files.",
-            do=f"give PNG, JPEG, TIFF or OME-Zarr ({', '.join(SUFFIXES)}), or a sections.json.",
+            do=f"give PNG, JPEG, TIFF or OME-Zarr ({', '.join(SUFFIXES)}), or a sections.json."
+            + " These are cells: take a recipe of cells, such as cells-tiny." * _holds_cells(folder, file),
         )
     if space is None:
         space = unregistered(max(s.width_um for s in sections) / 1000, max(s.height_um for s in sections) / 1000)
@@ -148,6 +149,13 @@ def _assemble(folder: Path, file: str | None, stated: Stated) -> Source:
         skipped=skipped,
         reader=how,
     )
+
+
+def _holds_cells(folder: Path, file: str | None) -> bool:
+    """Whether these are data of the other system."""
+    files = [folder / file] if file is not None else list(folder.iterdir())
+    endings = (".h5ad", ".loom", "cells.json")
+    return any(path.name.endswith(endings) or any((path / at).is_dir() for at in ("tables", "obs")) for path in files)
 
 
 def _anchors(
