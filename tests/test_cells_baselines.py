@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from scipy.special import softmax
 
 from brodmann.cells import baselines, cache, components, smooth
-from brodmann.cells import controls as rivals
+from brodmann.cells.controls import controls, stratified
 from brodmann.cells.panel import Panel
 from brodmann.cells.recipe import Cells, Recipe
 from brodmann.cells.samples import CellSamples
@@ -63,7 +63,7 @@ def samples(source):
 
 @pytest.fixture(scope="module")
 def found(samples):
-    return rivals.controls(Recipe(), samples)
+    return controls(Recipe(), samples)
 
 
 def ask(control, start, stop):
@@ -171,7 +171,7 @@ def test_any_sharding_gives_the_same_bytes(samples, found, name):
     bounds = list(itertools.pairwise(edges))
     pieces = [ask(found[name], *bound) for bound in bounds]
     assert np.concatenate(pieces).tobytes() == whole.tobytes()
-    again = rivals.controls(Recipe(), samples)[name]
+    again = controls(Recipe(), samples)[name]
     with ThreadPoolExecutor(3) as pool:
         pieces = list(pool.map(lambda bound: ask(again, *bound), bounds))
     assert np.concatenate(pieces).tobytes() == whole.tobytes()
@@ -182,7 +182,7 @@ def test_cells_left_out_take_no_part(source):
     recipe = Recipe(samples=Cells(least_counts=90))
     some = CellSamples(source, recipe)
     assert 0.2 < len(some) / len(source) < 0.8
-    found = rivals.controls(recipe, some)
+    found = controls(recipe, some)
     got, own = ask(found["neighbour_mean"], 0, len(some)), ask(found["own"], 0, len(some))
     here, rows = next(iter(sections(some)))
     xy = source.xy_um[rows].astype(np.float64)
@@ -196,7 +196,7 @@ def test_rivals_learn_from_training_cells_only(source):
     assert len(train) < len(everything)
     expected = components.fit(source.dense, train.rows, 20)
     np.testing.assert_array_equal(
-        ask(rivals.controls(recipe, everything)["own"], 0, 50),
+        ask(controls(recipe, everything)["own"], 0, 50),
         baselines.scores(source, everything.rows[:50], expected),
     )
 
@@ -215,21 +215,21 @@ def test_types_without_counts(tmp_path):
         writer.section("s", "m", ids=[f"{i}" for i in range(200)], xy_um=xy, types=["a", "b"] * 100)
         source = writer.close()
     recipe = Recipe(samples=Cells(least_counts=0))
-    found = rivals.controls(recipe, CellSamples(source, recipe))
+    found = controls(recipe, CellSamples(source, recipe))
     assert set(found) == {"composition"}
     got = ask(found["composition"], 0, 200)
     np.testing.assert_allclose(got.reshape(200, 3, 2).sum(2), 1, rtol=1e-5)
 
 
 def test_stratified_draws_from_every_section(samples):
-    rows = rivals.stratified(samples, 160, 0)
+    rows = stratified(samples, 160, 0)
     per = [((rows >= s.rows.start) & (rows < s.rows.stop)).sum() for s in samples.source.sections]
     assert per[1] == 1
     assert abs(per[0] / per[2] - 900 / 700) < 0.05
     assert (np.diff(rows) > 0).all()
-    np.testing.assert_array_equal(rows, rivals.stratified(samples, 160, 0))
-    assert not np.array_equal(rows, rivals.stratified(samples, 160, 1))
-    assert rivals.stratified(samples, 10_000, 0) is samples.rows
+    np.testing.assert_array_equal(rows, stratified(samples, 160, 0))
+    assert not np.array_equal(rows, stratified(samples, 160, 1))
+    assert stratified(samples, 10_000, 0) is samples.rows
 
 
 def test_smoothing_never_crosses_sections():
@@ -288,13 +288,13 @@ def test_starmap_layers(tmp_path, monkeypatch):
     layer = source.labels["layer"].iloc[samples.rows].astype("str")
     known = ~layer.isin(["nan", "None", "", "NA", "unknown"]).to_numpy()
     assert layer[known].nunique() == 7
-    features = ask(rivals.controls(Recipe(), samples)["neighbour_mean"], 0, len(samples))
+    features = ask(controls(Recipe(), samples)["neighbour_mean"], 0, len(samples))
     ari = [
         adjusted_rand_score(layer[known], KMeans(7, n_init=10, random_state=seed).fit_predict(features[known]))
         for seed in range(5)
     ]
     # .74 to .84 over kernels and clusterers then; .804 when this was written, and .78 +- .04 with unlabelled cells in
     assert np.mean(ari) > 0.74, ari
-    own = ask(rivals.controls(Recipe(), samples)["own"], 0, len(samples))
+    own = ask(controls(Recipe(), samples)["own"], 0, len(samples))
     alone = adjusted_rand_score(layer[known], KMeans(7, n_init=10, random_state=0).fit_predict(own[known]))
     assert alone < 0.4

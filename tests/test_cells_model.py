@@ -14,6 +14,7 @@ from brodmann.cells import components, encoder, objective
 from brodmann.cells.model import build, rebuild
 from brodmann.cells.neighbours import graph, morton
 from brodmann.cells.panel import Panel
+from brodmann.cells.pictures import MARGIN_UM
 from brodmann.cells.recipe import Cells, Counts, Recipe, Tile
 from brodmann.cells.samples import CellSamples
 from brodmann.errors import Refused, Usage
@@ -181,7 +182,12 @@ def test_rows_cells_and_places_agree(source):
     assert 0 < len(kept) < len(source)
     assert samples.places["id"].tolist() == [f"c{row}" for row in kept]
     assert samples.places["section"].is_monotonic_increasing
-    np.testing.assert_array_equal(samples.places[["x_um", "y_um"]], source.xy_um[kept])
+    for one in source.sections:
+        # um from the corner of the section's picture, which all of its cells decide
+        here = (kept >= one.rows.start) & (kept < one.rows.stop)
+        own = source.xy_um[one.rows.start : one.rows.stop]
+        expected = source.xy_um[kept[here]] - (own.min(0) - MARGIN_UM)
+        np.testing.assert_allclose(samples.places.loc[here, ["x_um", "y_um"]], expected, atol=1e-2)
     assert samples.labels["domain"].tolist() == source.domain[kept].astype(str).tolist()
     assert any("fewer than 40" in reason for _, reason in samples.skipped)
     batch = samples.read(np.arange(500, 900))
