@@ -29,7 +29,7 @@ Path = Literal["auto", "consensus", "features"]
 SMALL = 20_000
 """Rows below which surroundings without a network are the default path: networks learn little more from so few."""
 
-_GMM_ROWS = 50_000
+_GMM_ROWS = 20_000
 _BLOCK = 65_536
 
 
@@ -130,6 +130,9 @@ def domains(
     centres = np.stack([np.asarray(x[leaves == leaf], np.float32).mean(axis=0) for leaf in range(len(used))])
     levels = _nested.levels(leaves, centres, [min(one, len(used)) for one in ks])
     others = _rivals(given, tissue, seed) if compare else {}
+    if chosen == "features":
+        # it is the value that is scored: no rival of itself
+        others.pop("features, k-means", None)
     words = {"consensus": _consensus.WORDS, "features": "k-means of the features"}[chosen]
     scored = {"consensus": judged.CONSENSUS, "features": "features"}[chosen]
     if truth is None:
