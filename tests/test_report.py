@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -21,6 +22,7 @@ from brodmann.maps.methods import methods
 from brodmann.maps.page import private
 from brodmann.maps.report import write
 from brodmann.maps.shown import Shown
+from brodmann.tasks._score import Score
 
 EVIL = ["<script>document.title='canary'</script>", "<img src=x onerror=\"document.title='canary'\">", '" onload="x\'']
 RECIPE = """system = "patches"
@@ -339,3 +341,20 @@ def test_a_smaller_distance_is_the_better_one():
     }
     assert Shown.of(score).rivals() == (["random"], [], ["coordinates"])
     assert Shown.of({**score, "metric": "macro-F1"}).rivals() == (["coordinates"], [], ["random"])
+
+
+def test_a_map_without_its_score_names_the_scores_there_are(tmp_path):
+    from types import SimpleNamespace
+
+    from brodmann import results
+
+    run = SimpleNamespace(path=tmp_path)
+    with pytest.raises(Refused, match=r"found: none"):
+        results._scored(run, "area")
+    made = Score(
+        task="areas", target="layer", metric="macro-F1", value=0.5, interval=(0.4, 0.6), n=1, n_groups=1, classes=("a",),
+        predicted=pd.Series(["a"], index=["r1"]), truth=pd.Series(["a"], index=["r1"]),
+    )  # fmt: skip
+    made.save(tmp_path)
+    with pytest.raises(Refused, match="found: scores of 'layer'"):
+        results._scored(run, "area")

@@ -279,10 +279,13 @@ def _scored(run: Run, target: str) -> tuple[Score, dict[str, str] | None]:
         path = run.path / "scores" / file_name(task, target)
         if path.is_file():
             return Score.load(path), None
+    scored = [Score.load(file) for file in sorted((run.path / "scores").glob("*.json"))]
+    shown = [f"'{one.target}'" for one in scored if len(one.predicted)]
     raise Refused(
-        f"a map of '{target}' needs its score.", found="none.",
-        do=f"run `brodmann score {run.path} areas --target {target}` first.",
-    )  # fmt: skip
+        f"a map of '{target}' needs its score.",
+        found=f"scores of {', '.join(shown)}." if shown else "none.",
+        do=f"run `brodmann score {run.path} areas --target {target}` first{', or map one of these' if shown else ''}.",
+    )
 
 
 def label_from(table: ad.AnnData, found: Score) -> None:
