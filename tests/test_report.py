@@ -352,8 +352,8 @@ def test_a_map_without_its_score_names_the_scores_there_are(tmp_path):
     with pytest.raises(Refused, match=r"found: none"):
         results._scored(run, "area")
     made = Score(
-        task="areas", target="layer", metric="macro-F1", value=0.5, interval=(0.4, 0.6), n=1, n_groups=1, classes=("a",),
-        predicted=pd.Series(["a"], index=["r1"]), truth=pd.Series(["a"], index=["r1"]),
+        task="areas", target="layer", metric="macro-F1", value=0.5, interval=(0.4, 0.6), n=1, n_groups=1,
+        classes=("a",), predicted=pd.Series(["a"], index=["r1"]), truth=pd.Series(["a"], index=["r1"]),
     )  # fmt: skip
     made.save(tmp_path)
     with pytest.raises(Refused, match="found: scores of 'layer'"):
