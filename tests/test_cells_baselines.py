@@ -91,14 +91,14 @@ def test_scores_are_those_of_the_network(source):
     basis = components.fit(source.dense, np.arange(len(source)), 12)
     expected = components.project(torch.from_numpy(source.dense(rows)).float(), basis).numpy()
     np.testing.assert_allclose(baselines.scores(source, rows, basis), expected, atol=2e-5)
-    empty = np.flatnonzero(np.asarray(source.library) == 0)
+    empty = np.flatnonzero(np.asarray(source.total_counts) == 0)
     assert len(empty) >= 8
     np.testing.assert_array_equal(baselines.scores(source, empty, basis), 0)
 
 
 def test_components_are_those_of_the_full_matrix(source):
     """Streamed covariance against an SVD of the dense matrix; the sign does not depend on the solver."""
-    rows = np.flatnonzero(np.asarray(source.library) > 0)
+    rows = np.flatnonzero(np.asarray(source.total_counts) > 0)
     counts = source.dense(rows).astype(np.float64)
     library = counts.sum(1, keepdims=True)
     x = np.log1p(counts / library * np.median(library))
@@ -111,7 +111,7 @@ def test_components_are_those_of_the_full_matrix(source):
 
 
 def test_a_tenth_of_the_genes_missing_stays_close(source):
-    rows = np.flatnonzero(np.asarray(source.library) > 0)
+    rows = np.flatnonzero(np.asarray(source.total_counts) > 0)
     counts = torch.from_numpy(source.dense(rows)).float()
     basis = components.fit(source.dense, rows, 2)
     whole = components.project(counts, basis).numpy()

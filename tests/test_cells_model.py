@@ -178,7 +178,7 @@ def test_sections_smaller_than_a_tile_and_lone_cells_are_learned_from():
 def test_rows_cells_and_places_agree(source):
     recipe = small(samples=Cells(least_counts=40, components=4))
     samples = CellSamples(source, recipe)
-    kept = np.flatnonzero(source.library >= 40)
+    kept = np.flatnonzero(source.total_counts >= 40)
     assert 0 < len(kept) < len(source)
     assert samples.places["id"].tolist() == [f"c{row}" for row in kept]
     assert samples.places["section"].is_monotonic_increasing
@@ -252,8 +252,8 @@ def test_components_of_fewer_genes_are_a_least_squares_fit(source):
     basis = components.fit(source.dense, np.arange(len(source)), 5)
     axes = basis.axes.numpy().astype(float)
     np.testing.assert_allclose(axes @ axes.T, np.eye(5), atol=1e-5)
-    log = np.log1p(source.counts * (float(basis.median) / np.maximum(source.library, 1))[:, None])
-    centred = (log - log.mean(0))[source.library > 0]
+    log = np.log1p(source.counts * (float(basis.median) / np.maximum(source.total_counts, 1))[:, None])
+    centred = (log - log.mean(0))[source.total_counts > 0]
     variance = np.linalg.svd(centred, compute_uv=False)[:5] ** 2 / len(centred)
     np.testing.assert_allclose(basis.scale.numpy() ** 2, variance, rtol=1e-3)
     present = torch.arange(30) % 10 > 0

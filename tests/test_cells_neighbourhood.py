@@ -50,7 +50,7 @@ def batch_of(sizes, seed=0, cells=120):
     return {
         "index": torch.arange(len(sizes)),
         "counts": torch.from_numpy(counts),
-        "library": torch.from_numpy(counts.sum(1).astype(np.float32)),
+        "total_counts": torch.from_numpy(counts.sum(1).astype(np.float32)),
         "type": torch.from_numpy(rng.integers(0, TYPES + 1, cells)),
         "reference": torch.arange(len(sizes)),
         "neighbour": torch.from_numpy(np.concatenate([*near, np.zeros(0, np.int64)]).astype(np.int64)),
@@ -107,7 +107,7 @@ def slow(model, batch, entered):
 def test_all_neighbourhoods_at_once_are_each_alone(entering):
     model, batch = model_of(input=entering).double(), batch_of(SIZES)
     counts = batch["counts"].double()
-    share = counts / batch["library"][:, None] * GENES
+    share = counts / batch["total_counts"][:, None] * GENES
     entered = {"library": share.log1p(), "log1p": counts.log1p(), "log2": (1 + counts).log2()}[entering]
     pooled, decoded = slow(model, batch, entered)
     # float32 library sizes are scaled before they meet float64 counts
@@ -156,7 +156,7 @@ def test_every_parameter_learns_also_from_isolated_cells(likelihood, sizes):
 def test_a_cell_without_counts_has_a_finite_loss():
     model, batch = model_of(), batch_of([3, 4])
     batch["counts"] = torch.zeros_like(batch["counts"])
-    batch["library"] = torch.zeros_like(batch["library"])
+    batch["total_counts"] = torch.zeros_like(batch["total_counts"])
     loss = model.loss(batch).total
     loss.backward()
     assert torch.isfinite(loss)
@@ -231,7 +231,7 @@ def test_genes_and_types_of_another_panel_are_put_in_the_models_order():
     batch = surroundings.batch(source, rows, radius_um=50.0, limit=9, types=True, columns=columns, codes=codes)
     wanted = source.counts[:, [4, 1, 0]] * np.array([1, 0, 1], np.uint16)
     np.testing.assert_array_equal(batch["counts"].numpy(), wanted)
-    np.testing.assert_array_equal(batch["library"].numpy(), wanted.sum(1))
+    np.testing.assert_array_equal(batch["total_counts"].numpy(), wanted.sum(1))
     np.testing.assert_array_equal(batch["type"].numpy(), codes[source.types])
     assert batch["type"][5] == 7
     assert not surroundings.batch(source, rows, radius_um=50.0, limit=9)["type"].any()

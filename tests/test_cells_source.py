@@ -145,7 +145,7 @@ def test_every_format_gives_the_same_cells(form, tmp_path):
     found = read(path, **stated)
     same(found, data)
     assert found.unit == "um"
-    assert found.library.tolist() == found.dense(slice(None)).sum(1).tolist()
+    assert found.total_counts.tolist() == found.dense(slice(None)).sum(1).tolist()
     by_name = data.obs.loc[found.ids()]
     assert [found.type_names[code] for code in found.types] == by_name["cell_type"].astype(str).tolist()
     assert np.allclose(found.volume_um3, by_name["volume"])
@@ -490,7 +490,7 @@ def test_large_counts_are_clipped_aloud_and_controls_dropped():
     assert any("1 counts above 65,535 (largest 70,000)" in remark for remark in found.remarks)
     assert found.panel == Panel(tuple(GENES[:10]), ("Blank-1", "NegControlProbe_3"))
     assert any("2 blank and control probes" in remark for remark in found.remarks)
-    assert found.library.max() < 66_000
+    assert found.total_counts.max() < 66_000
 
 
 def test_genes_named_twice_are_added_only_when_asked():
@@ -737,7 +737,7 @@ def test_real_starmap():
     assert found.labels["layer"].nunique() == 7
     assert len(found.type_names) == 16
     data = anndata.read_h5ad(real("starmap_v1.h5ad"))
-    assert int(found.library.sum()) == int(data.X.sum())
+    assert int(found.total_counts.sum()) == int(data.X.sum())
 
 
 def test_real_baristaseq_counts_are_recovered():

@@ -32,7 +32,7 @@ class Tissue:
         return len(self.counts)
 
     @property
-    def library(self):
+    def total_counts(self):
         return self.counts.sum(1).astype(np.uint32)
 
     @property

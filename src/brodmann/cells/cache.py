@@ -29,7 +29,7 @@ from brodmann.cells.source import CellSection, Source
 from brodmann.errors import Corrupt, Refused
 from brodmann.space import Space
 
-VERSION = 1
+VERSION = 2
 """Of the layout on disk and of what conversion does; part of the name of every cache."""
 MANIFEST = "manifest.json"
 _ELSEWHERE = "free space, or name another folder in the environment variable BRODMANN_CACHE."
@@ -79,7 +79,7 @@ class Writer:
             "indptr": (np.int64, ()),
             "gene": (np.uint16, ()),
             "count": (np.uint16, ()),
-            "library": (np.uint32, ()),
+            "total_counts": (np.uint32, ()),
             "volume_um3": (np.float32, ()),
             "types": (np.int16, ()),
             "id_bytes": (np.uint8, ()),
@@ -249,7 +249,7 @@ class Writer:
         self._entries += len(genes)
         self._add("gene", genes)
         self._add("count", counts)
-        self._add("library", library)
+        self._add("total_counts", library)
 
     def _names(self, names: NDArray[np.bytes_]) -> None:
         wide = np.ascontiguousarray(names).view(np.uint8).reshape(len(names), -1)
@@ -333,7 +333,7 @@ def read(folder: Path, *, verify: bool = False) -> Source:
             remarks=list(about["remarks"]),
             folder=folder,
             read_labels=lambda: pd.DataFrame(
-                {name: column() for name, column in columns.items()}, index=range(len(arrays["library"])), copy=False
+                {name: column() for name, column in columns.items()}, index=range(len(arrays["total_counts"])), copy=False
             ),
             **arrays,
         )

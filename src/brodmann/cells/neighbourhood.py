@@ -215,7 +215,7 @@ class NeighbourhoodModel(nn.Module):
         with torch.autocast(query.device.type, enabled=False):
             logit = self.mean(query)
             if self.settings.input == "library":
-                mean = logit.softmax(-1) * batch["library"][batch["reference"]][:, None]
+                mean = logit.softmax(-1) * batch["total_counts"][batch["reference"]][:, None]
             else:
                 mean = logit.exp()
             gate = None if self.gate is None else self.gate(query)
@@ -240,7 +240,7 @@ class NeighbourhoodModel(nn.Module):
         """``(U + 1, D)``: a token per cell, and the start token of every neighbourhood."""
         counts = batch["counts"].to(self.start.dtype)
         if self.settings.input == "library":
-            scale = len(self.genes) / batch["library"].clamp_min(1)
+            scale = len(self.genes) / batch["total_counts"].clamp_min(1)
             entered = torch.log1p(counts * scale[:, None])
         else:
             entered = torch.log1p(counts) if self.settings.input == "log1p" else torch.log2(1 + counts)

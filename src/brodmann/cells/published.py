@@ -1,11 +1,10 @@
 """Weights of the public CellTransformer, put into our neighbourhood form by name.
 
 The layout is that of ``celltransformer.model.CellTransformer`` (github.com/abbasilab/celltransformer) and of the files
-its authors share: names and shapes of tensors were read there, nothing else is taken from it. A file written by
-``torch.save`` is a pickle, which is a program; convert it once, where you trust it::
+its authors share: names and shapes of tensors were read there, nothing else is taken from it.
 
-    tensors = torch.load("model_weights.pth", weights_only=True, map_location="cpu")
-    safetensors.torch.save_file(tensors.get("state_dict", tensors), "model_weights.safetensors")
+A file that torch has pickled is a program: where you trust it, read it once with ``weights_only=True`` and write its
+state dict with ``safetensors.torch.save_file``; only that file is read here.
 """
 
 from __future__ import annotations

@@ -81,15 +81,15 @@ class CellSamples:
         # an unknown type is -1 in the source, which is the last code
         self._codes = np.arange(len(source.type_names) + 1)
         least = recipe.samples.least_counts
-        rows = np.flatnonzero(np.asarray(source.library) >= least)
-        if few := len(source.library) - len(rows):
+        rows = np.flatnonzero(np.asarray(source.total_counts) >= least)
+        if few := len(source.total_counts) - len(rows):
             self.skipped.append((source.name, f"{few:,} cells have fewer than {least} counts"))
         if part == "train" and recipe.split.fold is not None:
             rows = rows[training(source, rows, recipe.split)]
         if not len(rows):
             raise Refused(
                 f"at least one cell should have {least} counts or more.",
-                found=f"none of {len(source.library):,}.",
+                found=f"none of {len(source.total_counts):,}.",
                 do="lower samples.least_counts, or look at the data with `brodmann validate`.",
             )
         self.rows: NDArray[np.int64] = rows
@@ -266,8 +266,8 @@ class CellSamples:
         """A batch of the neighbourhood form; ``index`` are sample rows."""
         settings = self.recipe.samples
         among = None
-        if len(self) < len(self.source.library):
-            among = np.zeros(len(self.source.library), bool)
+        if len(self) < len(self.source.total_counts):
+            among = np.zeros(len(self.source.total_counts), bool)
             among[self.rows] = True
         batch = surroundings.batch(
             self.source,

@@ -71,7 +71,7 @@ class Source:
         In ``space``, mm.
     indptr, gene, count : ndarray (N + 1,) int64, (nnz,) uint16, (nnz,) uint16
         Raw counts as CSR, columns ascending within a row.
-    library : ndarray (N,) uint32
+    total_counts : ndarray (N,) uint32
         Sum of counts.
     volume_um3 : ndarray (N,) float32 or None
     types : ndarray (N,) int16 or None
@@ -96,7 +96,7 @@ class Source:
     indptr: NDArray[np.int64]
     gene: NDArray[np.uint16]
     count: NDArray[np.uint16]
-    library: NDArray[np.uint32]
+    total_counts: NDArray[np.uint32]
     volume_um3: NDArray[np.float32] | None
     types: NDArray[np.int16] | None
     type_names: tuple[str, ...]
@@ -110,7 +110,7 @@ class Source:
     read_labels: Callable[[], pd.DataFrame] = field(repr=False)
 
     def __len__(self) -> int:
-        return len(self.library)
+        return len(self.total_counts)
 
     @cached_property
     def labels(self) -> pd.DataFrame:

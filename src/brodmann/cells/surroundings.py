@@ -77,7 +77,7 @@ def batch(
     Returns
     -------
     Batch
-        ``index`` (R,) int64 rows of the source; ``counts`` (U, G) uint16 of all cells read, ``library`` (U,) float32,
+        ``index`` (R,) int64 rows of the source; ``counts`` (U, G) uint16 of all cells read, ``total_counts`` (U,) float32,
         ``type`` (U,) int64; ``reference`` (R,) and ``neighbour`` (E,) int64 positions among the U; ``start``
         (R + 1,) int64: neighbours of reference ``i`` are ``neighbour[start[i] : start[i + 1]]``.
     """
@@ -97,14 +97,14 @@ def batch(
         codes = np.arange(len(source.type_names) + 1) if codes is None else codes
         # an unknown type is -1 in the source, which is the last code
         kinds = np.full(len(union), codes[-1]) if source.types is None else codes[source.types[union]]
-    counts, library = source.dense(union), source.library[union]
+    counts, library = source.dense(union), source.total_counts[union]
     if columns is not None:
         counts = np.where(columns >= 0, counts[:, columns], np.uint16(0))
         library = counts.sum(1)
     return {
         "index": torch.from_numpy(np.asarray(rows, np.int64)),
         "counts": torch.from_numpy(counts),
-        "library": torch.from_numpy(library.astype(np.float32)),
+        "total_counts": torch.from_numpy(library.astype(np.float32)),
         "type": torch.from_numpy(kinds.astype(np.int64)),
         "reference": torch.from_numpy(place[: len(rows)]),
         "neighbour": torch.from_numpy(place[len(rows) :]),

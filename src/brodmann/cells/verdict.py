@@ -85,7 +85,7 @@ def facts(source: Source, looked: list[Measured]) -> list[tuple[str, str]]:
 def doubts(source: Source, looked: list[Measured]) -> list[str]:
     """What the user should know, and what looks odd."""
     found = list(source.remarks)
-    silent = float((source.library == 0).mean())
+    silent = float((source.total_counts == 0).mean())
     if len(source.panel) and silent > 0.2:
         found.append(f"{silent:.0%} of the cells have no counts: other cells, or genes left out?")
     near = {one.picture.id: one.nearest_um for one in looked if one.nearest_um > 0}
@@ -120,8 +120,8 @@ def _counts(source: Source) -> str:
     if not len(source.panel):
         return "none"
     kinds: NDArray[np.int64] = np.diff(np.asarray(source.indptr))
-    silent = int((source.library == 0).sum())
-    each = f"{np.median(source.library):,.0f} a cell, of {np.median(kinds):,.0f} genes (medians)"
+    silent = int((source.total_counts == 0).sum())
+    each = f"{np.median(source.total_counts):,.0f} a cell, of {np.median(kinds):,.0f} genes (medians)"
     return each + (f"; {silent:,} cells have none" if silent else "")
 
 

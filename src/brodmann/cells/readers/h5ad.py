@@ -128,7 +128,7 @@ def _observations(obs: Any, notes: list[str], name: str) -> tuple[NDArray[np.byt
             raise KeyError(f"obs/{key}")
         try:
             columns[key] = read_elem(obs[key])
-        except (ValueError, TypeError, NotImplementedError) as error:
+        except (ValueError, TypeError, RuntimeError) as error:
             notes.append(f"{name}: column '{key}' cannot be read ({type(error).__name__}); left out")
     return ids, columns
 
