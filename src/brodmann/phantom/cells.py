@@ -74,6 +74,22 @@ def cyto_at(table: Any, s: float, t: float, out: Any) -> None:
 
 
 @compiled
+def modulation(row: Any, tex0: int, k: int, q: Any, texture_seed: Any) -> float:
+    """What columns, islands and clumps do to the number of neurons; mean 1 over the size of the grain."""
+    out = 1.0
+    if k > 0 and row[tex0] > 0.02:
+        v = ripple(texture_seed, q[0] / _COLUMN_MM, q[1] / _COLUMN_MM)
+        out += row[tex0] * min(max(2.4 * v, -1.0), 1.0)
+    if k == 1 and row[tex0 + 1] > 0.02:
+        v = ripple(texture_seed + np.uint64(1), q[0] / _ISLAND_MM, q[1] / _ISLAND_MM)
+        out += row[tex0 + 1] * min(max(3.0 * v, -1.0), 1.0)
+    if k > 1 and row[tex0 + 2] > 0.02:
+        v = lumps(texture_seed + np.uint64(2), q[0] / _CLUMP_MM, q[1] / _CLUMP_MM, q[2] / _CLUMP_MM)
+        out += row[tex0 + 2] * min(max(2.8 * v, -1.0), 1.0)
+    return max(out, 0.0) / row[tex0 + 4]
+
+
+@compiled
 def _free(bins: Any, cells: Any, x: float, y: float, r: float) -> bool:
     """Whether no placed cell is nearer than 0.6 of the summed radii."""
     bx, by = int(x / _BIN_UM), int(y / _BIN_UM)
@@ -167,18 +183,7 @@ def _place(field: Any, table: Any, layout: Any, pyramid: Any, layer_of: Any, see
                                 k += 1
                             rate = np.exp(row[dens0 + k])
                             grain = row[tex0 + 4]
-                            modulated = 1.0
-                            if k > 0 and row[tex0] > 0.02:
-                                v = ripple(texture_seed, q[0] / _COLUMN_MM, q[1] / _COLUMN_MM)
-                                modulated += row[tex0] * min(max(2.4 * v, -1.0), 1.0)
-                            if k == 1 and row[tex0 + 1] > 0.02:
-                                v = ripple(texture_seed + np.uint64(1), q[0] / _ISLAND_MM, q[1] / _ISLAND_MM)
-                                modulated += row[tex0 + 1] * min(max(3.0 * v, -1.0), 1.0)
-                            if k > 1 and row[tex0 + 2] > 0.02:
-                                a, b, c = q[0] / _CLUMP_MM, q[1] / _CLUMP_MM, q[2] / _CLUMP_MM
-                                v = lumps(texture_seed + np.uint64(2), a, b, c)
-                                modulated += row[tex0 + 2] * min(max(2.8 * v, -1.0), 1.0)
-                            rate *= max(modulated, 0.0) / grain
+                            rate *= modulation(row, tex0, k, q, texture_seed)
                             spread = row[tex0 + 3]
                             # E[diameter2] stays the same whatever the spread, so optical density does too.
                             r = 0.5 * np.exp(row[size0 + k] + spread * normal(state) - spread * spread) * np.sqrt(grain)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from brodmann.phantom import areas, types
 from brodmann.phantom.brain import Brain
-from brodmann.phantom.cells import between, cyto_at
-from brodmann.phantom.chance import compiled, lumps, normal, ripple, uniform
+from brodmann.phantom.cells import between, cyto_at, modulation
+from brodmann.phantom.chance import compiled, normal, uniform
 from brodmann.phantom.cut import STEP_UM, Geometry
 from brodmann.phantom.domains import SEEN, WHITE_MM, Plan, margin, parcel
 from brodmann.phantom.sheet import LENGTH_MM, MARGIN_MM, STEP_MM, WIDTH_MM
@@ -26,7 +26,6 @@ _BIN_UM = 6.0
 _EXCLUDED = np.pi * (LEAST_UM / 1000) ** 2
 _STRAY_MM, _STRAY_DEEP_MM = 0.12, 0.03
 _MENINGES_MM, _WALL_UM = 0.035, 7.0
-_COLUMN_MM, _ISLAND_MM, _CLUMP_MM = 0.11, 0.22, 0.15  # as in the stained sections: the same columns run through both
 _LUMEN, _WALL = -2, -3
 _ENDOTHELIUM = types.TYPE_NAMES.index("endothelium")
 _MUSCLE = types.TYPE_NAMES.index("smooth muscle")
@@ -163,22 +162,6 @@ def _free(bins: Any, real: Any, x: float, y: float) -> bool:
 
 
 @compiled
-def _modulation(row: Any, tex0: int, k: int, q: Any, texture_seed: Any) -> float:
-    """What columns, islands and clumps do to the number of neurons; mean 1."""
-    out = 1.0
-    if k > 0 and row[tex0] > 0.02:
-        v = ripple(texture_seed, q[0] / _COLUMN_MM, q[1] / _COLUMN_MM)
-        out += row[tex0] * min(max(2.4 * v, -1.0), 1.0)
-    if k == 1 and row[tex0 + 1] > 0.02:
-        v = ripple(texture_seed + np.uint64(1), q[0] / _ISLAND_MM, q[1] / _ISLAND_MM)
-        out += row[tex0 + 1] * min(max(3.0 * v, -1.0), 1.0)
-    if k > 1 and row[tex0 + 2] > 0.02:
-        v = lumps(texture_seed + np.uint64(2), q[0] / _CLUMP_MM, q[1] / _CLUMP_MM, q[2] / _CLUMP_MM)
-        out += row[tex0 + 2] * min(max(2.8 * v, -1.0), 1.0)
-    return max(out, 0.0) / row[tex0 + 4]
-
-
-@compiled
 def _pick(share: Any, u: float) -> int:
     """First index whose cumulated share exceeds ``u``."""
     low, high = 0, share.shape[0] - 1
@@ -248,7 +231,7 @@ def _scatter(
                 if k >= sub:
                     rate = support[k] + support[k + 2]
                 else:
-                    rate = support[k] + SEEN * np.exp(row[dens0 + k]) * _modulation(row, tex0, k, q, texture_seed)
+                    rate = support[k] + SEEN * np.exp(row[dens0 + k]) * modulation(row, tex0, k, q, texture_seed)
                 rate *= density
                 crowded = min(_EXCLUDED * rate, 0.7)
                 thinned = uniform(state) * peak > -np.log(1.0 - crowded) / _EXCLUDED
