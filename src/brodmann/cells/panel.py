@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,13 +113,8 @@ def select(
     """
     rename = dict(rename or {})
     names = [str(name).strip() for name in names]
-    absent = sorted(set(rename) - set(names))
-    if absent:
-        raise Refused(
-            f'"genes" should rename columns of {where}.',
-            found=f"{_some(absent)}, which it does not have.{_near(absent, names)}",
-            do="write the names as they stand in the file.",
-        )
+    rule = f'"genes" should rename columns of {where}.'
+    _require(rename.keys(), names, rule, do="write the names as they stand in the file.")
     places: dict[str, int] = {}
     columns = np.full(len(names), -1, np.int32)
     dropped: list[str] = []
@@ -168,13 +163,8 @@ def match(model: Panel, data: Panel, mapping: Mapping[str, str] | None = None) -
     """
     mapping = dict(mapping or {})
     for asked, there, whose in ((mapping.keys(), data.genes, "data"), (mapping.values(), model.genes, "model")):
-        unknown = sorted(set(asked) - set(there))
-        if unknown:
-            raise Refused(
-                f"the mapping of genes should hold names of the {whose}.",
-                found=f"{_some(unknown)}, unknown there.{_near(unknown, there)}",
-                do="map the name in the data to the name in the model.",
-            )
+        rule = f"the mapping of genes should hold names of the {whose}."
+        _require(asked, there, rule, do="map the name in the data to the name in the model.")
     places: dict[str, int] = {}
     for column, name in enumerate(data.genes):
         used = mapping.get(name, name)
@@ -200,6 +190,13 @@ def match(model: Panel, data: Panel, mapping: Mapping[str, str] | None = None) -
             do="give a mapping from the data's names to the model's, or train a model on this panel.",
         )
     return Match(columns, missing, extra, f"{found} They count as not measured.")
+
+
+def _require(asked: Iterable[str], there: Sequence[str], rule: str, *, do: str) -> None:
+    """Refuse names that are not there, and suggest those that differ little."""
+    unknown = sorted(set(asked) - set(there))
+    if unknown:
+        raise Refused(rule, found=f"{_some(unknown)}, unknown there.{_near(unknown, there)}", do=do)
 
 
 def _why(model: Sequence[str], data: Sequence[str]) -> str:
