@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import zarr
 
-from brodmann import features, manifest
+from brodmann import features, manifest, pieces
 from brodmann.errors import Corrupt, NoRoom, Refused, SpaceMismatch, Usage
 from brodmann.space import CCF_V3, PHANTOM, unregistered
 
@@ -132,7 +132,7 @@ def test_newer_and_foreign_tables_are_refused(tmp_path, monkeypatch):
 
 def test_damaged_and_missing_chunks_are_errors_never_zeros(tmp_path, monkeypatch):
     """The library's own defaults read a lost chunk as zeros and a flipped bit as another number."""
-    monkeypatch.setattr(features, "_CHUNK_BYTES", 400)
+    monkeypatch.setattr(pieces, "_CHUNK_BYTES", 400)
     _, X, _ = rows()
     write(tmp_path / "t.zarr", X=np.where(np.arange(N)[:, None] < 30, 0, X))
     draw = random.Random(3)
@@ -154,6 +154,49 @@ def test_damaged_and_missing_chunks_are_errors_never_zeros(tmp_path, monkeypatch
     meta.write_text(json.dumps({**json.loads(meta.read_text()), "shape": [10**7, 10**7]}))
     with pytest.raises(Corrupt, match="chunks of 'X'"):
         features.read(tmp_path / "t.zarr")
+
+
+def in_pieces(path, X, obs, xyz, at=25, **more):
+    found = ({"X": X[i : i + at], "baseline_profile": X[i : i + at, :2] * 1e6} for i in range(0, len(X), at))
+    given = {"system": "patches", "encoder_fold": -1, "split": {"by": "brain"}}
+    features.write_pieces(path, found, obs, PHANTOM, xyz, uns=given, **more)
+
+
+def test_pieces_give_the_bytes_of_the_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(pieces, "_CHUNK_BYTES", 90)
+    obs, X, xyz = rows()
+    write(tmp_path / "whole")
+    for at in (1, 7, 60):
+        in_pieces(tmp_path / f"{at}", X, obs, xyz, at)
+        assert manifest.files(tmp_path / "whole") == manifest.files(tmp_path / f"{at}")
+        for name in manifest.files(tmp_path / "whole"):
+            assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / f"{at}" / name).read_bytes(), name
+
+
+def test_pieces_are_refused_like_the_whole(tmp_path):
+    obs, X, xyz = rows()
+    with pytest.raises(Refused, match="sections that begin twice"):
+        in_pieces(tmp_path / "t", X, obs.iloc[::-1].assign(section=[f"s{i % 2}" for i in range(N)]), xyz)
+    with pytest.raises(Refused, match="55 and 60 rows"):
+        in_pieces(tmp_path / "t", X[:55], obs, xyz)
+    X[40, 0] = np.nan
+    with pytest.raises(Refused, match="features in float16 should be finite"):
+        in_pieces(tmp_path / "t", X, obs, xyz)
+    assert not list(tmp_path.iterdir())
+
+
+def test_large_arrays_stay_on_disk_until_they_are_asked_for(tmp_path, monkeypatch):
+    _, X, _ = rows()
+    write(tmp_path / "t.zarr")
+    monkeypatch.setattr(features, "_HELD_BYTES", N * 2 * 4 - 1)
+    table = features.read(tmp_path / "t.zarr")
+    stored = table.obsm["baseline_profile"]
+    assert isinstance(stored, zarr.Array)
+    assert isinstance(table.obsm["xyz"], np.ndarray)
+    assert np.array_equal(np.asarray(stored), X[:, :2] * np.float32(1e6))
+    assert np.array_equal(table[10:20].copy().obsm["baseline_profile"], X[10:20, :2] * np.float32(1e6))
+    monkeypatch.setattr(features, "_HELD_BYTES", N * 2 * 4)
+    assert isinstance(features.read(tmp_path / "t.zarr").obsm["baseline_profile"], np.ndarray)
 
 
 def test_join_by_place(tmp_path):

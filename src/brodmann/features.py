@@ -5,9 +5,10 @@ Every chunk carries a crc32c and every chunk is written, so a flipped bit or a l
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -19,10 +20,10 @@ import scipy.spatial
 import zarr
 from anndata import AnnData
 from numpy.typing import NDArray
-from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from brodmann import atomic
 from brodmann.errors import Corrupt, Refused, Usage
+from brodmann.pieces import Column, finite, layout
 from brodmann.space import SPACES, Space
 
 # libraries without (complete) types: untyped here, at the edge, and nowhere further in
@@ -30,7 +31,8 @@ _anndata, _pandas, _scipy, _zarr = cast(Any, anndata), cast(Any, pd), cast(Any, 
 
 FORMAT = 1
 """Version of the table; a reader refuses newer ones."""
-_CHUNK_BYTES = 6 << 20
+_HELD_BYTES = 512 << 20
+"""Controls larger than this stay on disk when a table is read: those of ten million rows outgrow a workstation."""
 
 
 def write(
@@ -79,8 +81,53 @@ def write(
     return table
 
 
+def write_pieces(
+    path: str | Path,
+    pieces: Iterable[Mapping[str, NDArray[Any]]],
+    obs: pd.DataFrame,
+    space: Space,
+    xyz: NDArray[np.floating],
+    *,
+    uns: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a feature table whose arrays come in pieces, of which one at a time is in memory.
+
+    Parameters
+    ----------
+    path, obs, space, xyz, uns
+        As in `write`; rows must be sorted by section already.
+    pieces : iterable of mappings
+        Runs of rows in order: ``"X"`` and further arrays, the same names and types in each.
+
+    Raises
+    ------
+    Refused
+        As `write`; also if sections are not contiguous, or the pieces have other rows than ``obs``.
+    """
+    coming = iter(pieces)
+    first = next(coming, None)
+    if first is None:
+        raise Refused("a table should have rows.", found="none.")
+    table = _table(None, obs, space, xyz, {}, uns or {}, width=first["X"].shape[1])
+    if not table.obs["id"].array.equals(obs["id"].array) and table.obs["id"].tolist() != obs["id"].tolist():
+        raise Refused("rows that come in pieces should be sorted by section.", found="sections that begin twice.")
+    per_row = sum(array.nbytes for array in first.values()) / max(len(first["X"]), 1)
+    with atomic.folder(Path(path), what="the feature table", need=int(per_row * len(obs)) // 2) as partial, zarr_v3():
+        group = _zarr.open_group(str(partial), mode="a", zarr_format=3)
+        _anndata.experimental.write_dispatched(group, "/", table, callback=_write_element)
+        columns = {name: Column(group, name, array, len(obs)) for name, array in first.items()}
+        for piece in itertools.chain([first], coming):
+            for name, array in piece.items():
+                columns[name].add(array)
+        for column in columns.values():
+            column.close()
+
+
 def read(path: str | Path) -> AnnData:
-    """Read a whole feature table.
+    """Read a feature table.
+
+    Controls (``obsm["baseline_*"]``) of more than half a gigabyte stay on disk, as ``zarr.Array``: slice them, or take
+    the whole with ``np.asarray``. Everything else is in memory.
 
     Raises
     ------
@@ -97,7 +144,11 @@ def read(path: str | Path) -> AnnData:
         for name, member in group.members(max_depth=None):
             if isinstance(member, zarr.Array):
                 _complete(member, path, name)
-        return _anndata.read_zarr(group)
+        table = _anndata.experimental.read_dispatched(group, callback=_read_element)
+    # one object per name, not two
+    if "id" in table.obs and (index := table.obs_names).equals(_pandas.Index(table.obs["id"])):
+        table.obs["id"] = index.to_numpy()
+    return table
 
 
 def space_of(table: AnnData) -> Space:
@@ -170,15 +221,17 @@ def join(a: AnnData, b: AnnData, *, within_mm: float) -> AnnData:
 
 
 def _table(
-    X: NDArray[np.floating],
+    X: NDArray[np.floating] | None,
     obs: pd.DataFrame,
     space: Space,
     xyz: NDArray[np.floating],
     obsm: Mapping[str, NDArray[Any]],
     uns: Mapping[str, Any],
+    *,
+    width: int = 0,
 ) -> AnnData:
     rows = len(obs)
-    for name, array in {"X": X, "xyz": xyz, **obsm}.items():
+    for name, array in {**({} if X is None else {"X": X}), "xyz": xyz, **obsm}.items():
         if len(array) != rows:
             raise Refused(f"'{name}' should have a row per row of obs.", found=f"{len(array)} and {rows} rows.")
     frame = cast(Any, obs)
@@ -192,16 +245,19 @@ def _table(
     # rows that are in order already are not copied: a table of ten million is gigabytes
     sorted_already = bool((np.diff(number) >= 0).all())
     order: Any = slice(None) if sorted_already else np.argsort(number, kind="stable")
-    with np.errstate(over="ignore"):
-        half = np.asarray(X).astype(np.float16, copy=False)
-    _finite(half, "features in float16")
+    half: NDArray[np.float16] | None = None
+    if X is not None:
+        with np.errstate(over="ignore"):
+            half = np.asarray(X).astype(np.float16, copy=False)
+        finite(half, "features in float16")
     for name, array in obsm.items():
-        _finite(array, f"'{name}'")
+        finite(array, f"'{name}'")
     columns = frame.assign(id=ids, section=section).iloc[order].set_axis(_pandas.Index(ids.iloc[order]), axis=0)
     columns.index.name = None
     table = _anndata.AnnData(
-        X=half[order],
+        X=None if half is None else half[order],
         obs=columns,
+        var=_pandas.DataFrame(index=[str(i) for i in range(width)]) if half is None else None,
         obsm={
             **{name: np.asarray(array)[order] for name, array in obsm.items()},
             "xyz": np.asarray(xyz, np.float32)[order],
@@ -222,30 +278,21 @@ def _table(
     return table
 
 
-def _finite(array: NDArray[Any], name: str) -> None:
-    if not np.issubdtype(array.dtype, np.floating):
-        return
-    bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
-    if bad.any():
-        raise Refused(
-            f"{name} should be finite.",
-            found=f"{int(bad.sum())} of {len(array)} rows hold NaN, infinity or a value too large for the type.",
-            cause="a model that diverged, or features that were never normalised.",
-        )
-
-
 def _write_element(func: Any, store: Any, key: str, element: Any, dataset_kwargs: Any, iospec: Any) -> None:
-    """Chunks of a few MB of whole rows, each with a crc32c."""
+    """An element as anndata writes it, in our chunks."""
     del iospec
     options = dict(dataset_kwargs)
     if isinstance(element, np.ndarray) and element.ndim:
         array = cast("NDArray[Any]", element)
-        row = max(1, array.dtype.itemsize * math.prod(array.shape[1:]))
-        options |= {
-            "chunks": (max(1, min(len(array), _CHUNK_BYTES // row)), *array.shape[1:]),
-            "compressors": [ZstdCodec(level=3), Crc32cCodec()],
-        }
+        options |= layout(array.shape, array.dtype)
     func(store, key, element, dataset_kwargs=options)
+
+
+def _read_element(func: Any, key: str, element: Any, iospec: Any) -> Any:
+    """Everything into memory, except large controls."""
+    del iospec
+    large = isinstance(element, zarr.Array) and cast(Any, element).nbytes > _HELD_BYTES
+    return element if large and key.startswith("/obsm/baseline_") else func(element)
 
 
 @contextmanager

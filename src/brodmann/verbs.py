@@ -250,7 +250,8 @@ def _describe(samples: Any, makers: Mapping[str, Callable[[Any], Any]], rows: ra
     for start in range(rows.start, rows.stop, samples.read_rows):
         batch = samples.read(np.arange(start, min(start + samples.read_rows, rows.stop)))
         for name, describe in makers.items():
-            arrays[name].append(describe(batch).astype(np.float16 if name == "X" else np.float32))
+            found = describe(batch)
+            arrays[name].append(found.astype(np.float16) if name == "X" else found)
     return {name: np.concatenate(pieces) for name, pieces in arrays.items()}
 
 
@@ -259,21 +260,13 @@ def _store(run: Run, recipe: Any, samples: Any, ledger: Ledger, *, same_data: bo
 
     ``same_data`` says whether the held-out fold of the recipe is the one the encoder was kept from.
     """
-    arrays: dict[str, Any] = {}
-    start = 0
-    for shard in ledger.collect():  # into place at once: joined from a list, ten million rows would be held twice
-        for name, part in shard.items():
-            whole = arrays.setdefault(name, np.empty((len(samples), *part.shape[1:]), part.dtype))
-            whole[start : start + len(part)] = part
-        start += len(next(iter(shard.values())))
     run.forget("features.zarr")
-    features.write(
+    features.write_pieces(
         run.path / "features.zarr",
-        arrays.pop("X"),
+        ledger.collect(),
         pd.concat([samples.places, samples.labels.reset_index(drop=True)], axis=1),
         samples.space,
         samples.places[["x_mm", "y_mm", "z_mm"]].to_numpy(np.float32),
-        obsm=arrays,
         uns={
             "system": run.system,
             "recipe_hash": run.recipe_hash,

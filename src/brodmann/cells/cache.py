@@ -316,6 +316,7 @@ def read(folder: Path, *, verify: bool = False) -> Source:
             raise ValueError(f"version {about['version']}")
         arrays = {key: Stream.read(folder, key, said, verify=verify) for key, said in about["arrays"].items()}
         columns = {name: Column.read(folder, said, verify=verify) for name, said in about["labels"]}
+        cells = len(arrays["total_counts"])
         name, orientation, extent, origin, unit = about["space"]
         space = Space(name=name, orientation=orientation, extent_mm=tuple(extent), origin=origin, unit=unit)
         sections = [CellSection(id, subject, range(start, stop)) for id, subject, start, stop in about["sections"]]
@@ -333,7 +334,7 @@ def read(folder: Path, *, verify: bool = False) -> Source:
             remarks=list(about["remarks"]),
             folder=folder,
             read_labels=lambda: pd.DataFrame(
-                {name: column() for name, column in columns.items()}, index=range(len(arrays["total_counts"])), copy=False
+                {name: column() for name, column in columns.items()}, index=range(cells), copy=False
             ),
             **arrays,
         )

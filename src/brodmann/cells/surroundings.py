@@ -77,8 +77,8 @@ def batch(
     Returns
     -------
     Batch
-        ``index`` (R,) int64 rows of the source; ``counts`` (U, G) uint16 of all cells read, ``total_counts`` (U,) float32,
-        ``type`` (U,) int64; ``reference`` (R,) and ``neighbour`` (E,) int64 positions among the U; ``start``
+        ``index`` (R,) int64 rows of the source; ``counts`` (U, G) uint16 of all cells read, ``total_counts`` (U,)
+        float32, ``type`` (U,) int64; ``reference`` (R,) and ``neighbour`` (E,) int64 positions among the U; ``start``
         (R + 1,) int64: neighbours of reference ``i`` are ``neighbour[start[i] : start[i + 1]]``.
     """
     size = np.zeros(len(rows), np.int64)
