@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from brodmann.cells import neighbours
 from brodmann.cells.components import Components
-from brodmann.cells.grid import compiled, near, room_for
+from brodmann.cells.grid import around, compiled, room_for
 from brodmann.cells.smooth import CUT, Tissue, weights
 from brodmann.cells.source import Source
 
@@ -143,19 +143,12 @@ def _mean(near: Any, values: Any, out: Any) -> None:
 
 @compiled
 def _tally(xy: Any, grid: Any, kinds: Any, types: int, sigma: Any, cut: float, out: Any) -> None:
-    room = 1024
-    found, squared, far, _ = room_for(room)
-    at, weight = np.empty(room, np.uint64), np.empty(room, np.float32)
+    room = room_for(1024)
     for i in range(len(xy)):
-        x, y, reach = xy[i, 0], xy[i, 1], cut * sigma.max()
-        count = near(grid, x, y, reach, -1, found, squared, far)
-        while count < 0:
-            room *= 2
-            found, squared, far, _ = room_for(room)
-            at, weight = np.empty(room, np.uint64), np.empty(room, np.float32)
-            count = near(grid, x, y, reach, -1, found, squared, far)
+        count, room = around(grid, xy[i, 0], xy[i, 1], cut * sigma.max(), -1, room)
+        at, weight = room.keys, room.weight
         for s in range(len(sigma)):
-            kept = np.uint64(weights(squared, count, sigma[s], (cut * sigma[s]) ** 2, found, at, weight))
+            kept = np.uint64(weights(room, count, sigma[s], cut))
             base, total = np.int64(s) * types, np.float32(0)
             for j in range(kept):
                 kind = kinds[at[j]]

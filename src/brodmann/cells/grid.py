@@ -46,6 +46,30 @@ class Grid(NamedTuple):
     slack_um: float
 
 
+class Room(NamedTuple):
+    """Working memory for one place, used again for the next.
+
+    Attributes
+    ----------
+    found : array int32
+        Rows of the points near, by square.
+    squared : array float64
+        Their squared distances, um^2.
+    far : array float64
+        Squared distances before the choice.
+    keys : array uint64
+        For who ranks or chooses among them.
+    weight : array float32
+        For who weighs them.
+    """
+
+    found: NDArray[np.int32]
+    squared: NDArray[np.float64]
+    far: NDArray[np.float64]
+    keys: NDArray[np.uint64]
+    weight: NDArray[np.float32]
+
+
 def sort(xy_um: NDArray[np.floating], step_um: float) -> Grid:
     """Points sorted into squares of ``step_um``, or larger: there are never more than a few squares per point.
 
@@ -116,12 +140,26 @@ def _rows_near(grid: Any, y: float, radius: float) -> tuple[int, int]:
 
 @compiled
 def room_for(points: int) -> Any:
-    """Working memory for one cell: rows, squared distances, the same before the choice, sorting keys."""
-    return np.empty(points, np.int32), np.empty(points), np.empty(points), np.empty(points, np.uint64)
+    """Working memory for places with up to so many points near."""
+    return Room(
+        np.empty(points, np.int32), np.empty(points), np.empty(points),
+        np.empty(points, np.uint64), np.empty(points, np.float32),
+    )  # fmt: skip
+
+
+# a call of its own would count references to five arrays for every place
+@numba.njit(nogil=True, error_model="numpy", inline="always")
+def around(grid: Any, x: float, y: float, radius: float, itself: int, room: Any) -> Any:
+    """Points within a radius of a place but for one: how many, and the memory they lie in, larger if it was full."""
+    count = _near(grid, x, y, radius, itself, room.found, room.squared, room.far)
+    while count < 0:
+        room = room_for(2 * len(room.found))
+        count = _near(grid, x, y, radius, itself, room.found, room.squared, room.far)
+    return count, room
 
 
 @compiled
-def near(grid: Any, x: float, y: float, radius: float, itself: int, found: Any, squared: Any, far: Any) -> Any:
+def _near(grid: Any, x: float, y: float, radius: float, itself: int, found: Any, squared: Any, far: Any) -> Any:
     """Points within a radius of a place but for one, by square; returns how many, or -1 if there is no room."""
     count, most = np.uint64(0), radius * radius
     first, last = _rows_near(grid, y, radius)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brodmann.cells.grid import Grid, checked, compiled, near, room_for, sort
+from brodmann.cells.grid import Grid, around, checked, compiled, room_for, sort
 from brodmann.errors import Refused
 
 _LOW = 0xFFFFFF
@@ -244,14 +244,11 @@ def _exactly(needed: int, found: Any, squared: Any, keys: Any) -> None:
 def _fill(xy: Any, grid: Any, radius: float, cap: int, first: int, indptr: Any, index: Any, distance: Any) -> int:
     """Neighbours of cells from ``first`` on, until the room is full; returns the first cell not done."""
     held = np.empty(1025, np.int32)
-    found, squared, far, keys = room_for(1024)
+    room = room_for(1024)
     at = indptr[first]
     for i in range(first, len(xy)):
-        x, y = xy[i, 0], xy[i, 1]
-        count = near(grid, x, y, radius, i, found, squared, far)
-        while count < 0:
-            found, squared, far, keys = room_for(2 * len(found))
-            count = near(grid, x, y, radius, i, found, squared, far)
+        count, room = around(grid, xy[i, 0], xy[i, 1], radius, i, room)
+        found, squared, keys = room.found, room.squared, room.keys
         kept = min(count, cap)
         if at + kept > len(index):
             return i
@@ -270,16 +267,14 @@ def _fill(xy: Any, grid: Any, radius: float, cap: int, first: int, indptr: Any, 
 def _fill_nearest(xy: Any, grid: Any, radius: float, k: int, index: Any, distance: Any) -> None:
     """The k nearest points of each place; the radius doubles until it holds that many."""
     held = np.empty(1025, np.int32)
-    found, squared, far, keys = room_for(1024)
+    room = room_for(1024)
     for i in range(len(xy)):
         x, y, reach = xy[i, 0], xy[i, 1], radius
-        count = near(grid, x, y, reach, -1, found, squared, far)
+        count, room = around(grid, x, y, reach, -1, room)
         while count < k:
-            if count < 0:
-                found, squared, far, keys = room_for(2 * len(found))
-            else:
-                reach *= 2
-            count = near(grid, x, y, reach, -1, found, squared, far)
+            reach *= 2
+            count, room = around(grid, x, y, reach, -1, room)
+        found, squared, keys = room.found, room.squared, room.keys
         _rank(count, k, reach * reach, found, squared, held, keys)
         for j in range(k):
             place = keys[j] & np.uint64(_LOW)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from brodmann.cells.grid import Grid, compiled, near, room_for, sort
+from brodmann.cells.grid import Grid, around, compiled, room_for, sort
 
 CUT = 3.0
 """Standard deviations beyond which a Gaussian counts as zero."""
@@ -111,13 +111,14 @@ def smooth(
 
 
 @compiled
-def weights(squared: Any, count: int, sigma: float, most: float, found: Any, at: Any, weight: Any) -> Any:
-    """Neighbours within ``most`` (um^2) and their Gaussian weights; returns how many.
+def weights(room: Any, count: int, sigma: float, cut: float) -> Any:
+    """Put those within ``cut`` sigma into ``keys`` and their Gaussian weights into ``weight``; returns how many.
 
     exp(-t) is p(t / 32)^32 with the Taylor polynomial of degree 5, right to 3e-6 for t <= 4.5: unlike `exp`, the
     processor does eight at once.
     """
-    kept = np.uint64(0)
+    found, squared, at, weight = room.found, room.squared, room.keys, room.weight
+    kept, most = np.uint64(0), (cut * sigma) ** 2
     for j in range(np.uint64(count)):
         at[kept], weight[kept] = found[j], squared[j]
         kept += np.uint64(squared[j] <= most)
@@ -138,20 +139,13 @@ def weights(squared: Any, count: int, sigma: float, most: float, found: Any, at:
 @compiled
 def _weigh(xy: Any, grid: Any, values: Any, sigma: Any, cut: float, out: Any) -> None:
     features = np.uint64(values.shape[1])
-    room = 1024
-    found, squared, far, _ = room_for(room)
-    at, weight = np.empty(room, np.uint64), np.empty(room, np.float32)
+    room = room_for(1024)
     one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
     for i in range(len(xy)):
-        x, y, reach = xy[i, 0], xy[i, 1], cut * sigma.max()
-        count = near(grid, x, y, reach, -1, found, squared, far)
-        while count < 0:
-            room *= 2
-            found, squared, far, _ = room_for(room)
-            at, weight = np.empty(room, np.uint64), np.empty(room, np.float32)
-            count = near(grid, x, y, reach, -1, found, squared, far)
+        count, room = around(grid, xy[i, 0], xy[i, 1], cut * sigma.max(), -1, room)
+        at, weight = room.keys, room.weight
         for s in range(len(sigma)):
-            kept = np.uint64(weights(squared, count, sigma[s], (cut * sigma[s]) ** 2, found, at, weight))
+            kept = np.uint64(weights(room, count, sigma[s], cut))
             base, total = np.uint64(s) * features, np.float32(0)
             for j in range(kept):
                 total += weight[j]
