@@ -15,7 +15,9 @@ import pandas as pd
 
 from brodmann import atomic, features, levels, verbs
 from brodmann.errors import Refused, Usage
+from brodmann.progress import Say
 from brodmann.run import Run
+from brodmann.samples import stream
 from brodmann.settings import Split
 from brodmann.systems import system
 from brodmann.tasks import areas as areas_task
@@ -210,7 +212,7 @@ def label(table: ad.AnnData, target: str, *, atlas: str | Path | None = None) ->
     obs[target] = pd.Categorical(ccf.areas(xyz, level=cast("Any", _ATLAS_LEVELS[target]), folder=folder))
 
 
-def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None = None) -> Path:
+def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None = None, quiet: bool = False) -> Path:
     """Paint a score's predictions back onto sections and into a volume; draw the figures; write the report.
 
     Parameters
@@ -220,49 +222,65 @@ def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None =
     target : str
         The target that was scored; or ``domains``, or ``domain_<k>`` for one of their levels.
     out : path, optional
-        Folder for ``maps/``, ``figures/`` and ``report.html``; by default the run folder.
+        Folder for ``maps/<task>-<target>/``, ``figures/<task>-<target>/`` and ``report.html``, which shows this map
+        first and earlier ones after it; by default the run folder.
+    quiet : bool
+        Say nothing.
 
     Returns
     -------
     Path
         Of the report.
     """
+    from brodmann.maps import labels, outputs
+
     run = verbs.load(run) if not isinstance(run, Run) else run
     home = Path(out).absolute() if out else run.path
     atomic.admits(home, "the map")
     found, palette = _scored(run, target)
     table = verbs.table(run)
     label_from(table, found)
+    near, among = _neighbours(table, found)
     recipe, _ = verbs.trained(run)
     about = cast("Mapping[str, Any]", table.uns["brodmann"])
     source = verbs.open_source(recipe, str(about.get("data") or "") or verbs.data_of(run))
     module = system(run.system)
     field_mm, crop = module.window(source, recipe)
-    rows = cast("pd.DataFrame", table.obs).set_index("id", drop=False)
-    from brodmann.maps import outputs
-
+    places = cast("pd.DataFrame", table.obs)
+    at = labels.rows_of(table, [*near, *(name for names in near.values() for name in names)])
+    name = file_name(found.task, found.target).removesuffix(".json")
     with run.lock():
         if out is None:
-            for name in ("maps", "figures", "report.html"):
-                run.forget(name)
+            for written in (f"maps/{name}", f"figures/{name}", "report.html"):
+                run.forget(written)
         report = outputs.write(
             home,
+            name,
             table=table,
             score=found,
             palette=palette,
-            scores=[json.loads(file.read_text()) for file in sorted((run.path / "scores").glob("*.json"))],
+            scores=[_plain(file) for file in sorted((run.path / "scores").glob("*.json"))],
             pictures=module.pictures(source),
             recipe_toml=(run.path / "recipe.toml").read_text(),
             environment=json.loads((run.path / "environment.json").read_text())[-1],
             metrics=run.metrics(),
             source_name=source.name,
-            crop=lambda place: crop(rows.loc[place]),
+            remarks=getattr(source, "remarks", ()),
+            crop=lambda place: crop(places.iloc[at[place]]),
             field_mm=field_mm,
-            neighbours=_neighbours(table, found),
+            neighbours=near,
+            among=among,
+            say=Say(quiet=quiet),
         )
         if out is None:
             run.seal()
     return report
+
+
+def _plain(score: Path) -> dict[str, Any]:
+    """A saved score without its rows."""
+    values = cast("dict[str, Any]", json.loads(score.read_text()))
+    return {name: value for name, value in values.items() if name not in {"ids", "predicted", "truth"}}
 
 
 def _scored(run: Run, target: str) -> tuple[Score, dict[str, str] | None]:
@@ -271,9 +289,9 @@ def _scored(run: Run, target: str) -> tuple[Score, dict[str, str] | None]:
         column, palette = levels.read(run, target)
         files = sorted((run.path / "scores").glob("domains-*.json"), key=lambda file: file.stat().st_mtime)
         found = Score.load(files[-1])
-        known = pd.Series(column.astype(str).to_numpy(object), index=pd.Index(column.index.astype(str), name="id"))
+        column.index.name = "id"
         return replace(
-            found, target=str(column.name), classes=tuple(palette), predicted=known, truth=known[:0]
+            found, target=str(column.name), classes=tuple(palette), predicted=column, truth=column[:0]
         ), palette
     for task in ("areas", "domains"):
         path = run.path / "scores" / file_name(task, target)
@@ -289,20 +307,39 @@ def _scored(run: Run, target: str) -> tuple[Score, dict[str, str] | None]:
 
 
 def label_from(table: ad.AnnData, found: Score) -> None:
-    """Put a score's truth and predictions into the table, as columns ``truth`` and ``predicted``; NaN elsewhere."""
+    """Put a score's truth and predictions into the table, as categories ``truth`` and ``predicted``; else missing."""
+    from brodmann.maps import labels
+
     obs = cast("pd.DataFrame", table.obs)
-    ids = cast("Any", obs["id"].astype(str))
     for name, values in (("truth", found.truth), ("predicted", found.predicted)):
-        obs[name] = ids.map(values.astype(str)).to_numpy(object)
+        missing = pd.Categorical.from_codes(np.full(len(obs), -1, np.int8), categories=[])
+        obs[name] = labels.aligned(table, values) if len(values) else missing
 
 
-def _neighbours(table: ad.AnnData, found: Score, *, queries: int = 5, k: int = 6) -> dict[str, list[str]]:
-    """Nearest places of a few held-out rows of different areas, from other brains (or sections, if there is one)."""
-    truth = cast("Any", found.truth)
-    areas = [name for name in found.classes if (truth == name).any()]
-    chosen = areas[:: max(1, len(areas) // queries)][:queries]
-    picked = {name: truth.index[truth == name] for name in chosen}
-    ids = [str(index[len(index) // 2]) for index in picked.values()]
-    across = cast("pd.DataFrame", table.obs)["subject"].nunique() > 1
+_LOOKED = 200_000
+"""Rows among which places that look alike are searched: exact search of ten million takes longer than all the rest."""
+
+
+def _neighbours(table: ad.AnnData, found: Score, *, queries: int = 5, k: int = 6) -> tuple[dict[str, list[str]], str]:
+    """Nearest places of a few held-out rows of different areas, from other brains (or sections, if there is one).
+
+    Also where they were looked for, in words, if not among all rows.
+    """
+    if not len(found.truth):
+        return {}, ""
+    from brodmann.maps import labels
+
+    truth = pd.Categorical(found.truth)
+    areas = [number for number, name in enumerate(truth.categories) if name in found.classes]
+    areas = [number for number in areas if (truth.codes == number).any()]
+    picked = [np.flatnonzero(truth.codes == number) for number in areas[:: max(1, len(areas) // queries)][:queries]]
+    ids = [str(found.truth.index[rows[len(rows) // 2]]) for rows in picked]
+    obs, among = cast("pd.DataFrame", table.obs), ""
+    across = obs["subject"].nunique() > 1
+    if len(obs) > _LOOKED:
+        drawn = stream(0, "look alike", len(obs)).choice(len(obs), _LOOKED, replace=False)
+        rows = np.union1d(drawn, [*labels.rows_of(table, ids).values()])
+        among = f", looked for among {len(rows):,} of {len(obs):,} rows"
+        table = ad.AnnData(X=np.asarray(cast("Any", table.X)[rows]), obs=obs.iloc[rows], uns=table.uns)
     near = search_task.search(table, ids, k=k, across=across, exclude_mm=0.5)
-    return {query: [str(name) for name in row if name] for query, row in zip(ids, near.ids, strict=True)}
+    return {query: [str(name) for name in row if name] for query, row in zip(ids, near.ids, strict=True)}, among

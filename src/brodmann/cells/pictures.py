@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +31,22 @@ class CellPicture:
         where ``x_um`` and ``y_um`` of a table count from.
     xyz_mm : array (n, 3)
         The same cells in the space.
+    unit : {"um", "arbitrary"}
+        "arbitrary": the scale of the coordinates is not known, and no picture of them may claim one.
     """
 
     channels, dark_stain, background = 1, True, (255,)
 
-    def __init__(self, id: str, subject: str, xy_um: NDArray[np.floating], xyz_mm: NDArray[np.floating]) -> None:
-        self.id, self.subject, self.native_um = id, subject, BODY_UM
+    def __init__(
+        self,
+        id: str,
+        subject: str,
+        xy_um: NDArray[np.floating],
+        xyz_mm: NDArray[np.floating],
+        *,
+        unit: Literal["um", "arbitrary"] = "um",
+    ) -> None:
+        self.id, self.subject, self.native_um, self.unit = id, subject, BODY_UM, unit
         self._plane, self._mm = xy_um, xyz_mm
 
     @cached_property
@@ -110,6 +120,7 @@ def pictures(source: Source) -> list[CellPicture]:
             one.subject,
             source.xy_um[one.rows.start : one.rows.stop],
             source.xyz_mm[one.rows.start : one.rows.stop],
+            unit=source.unit,
         )
         for one in source.sections
     ]

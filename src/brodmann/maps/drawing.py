@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,14 +86,26 @@ def save(figure: Figure, path: Path | str, *, dpi: int = 200, svg: bool = True) 
     return png
 
 
+LEGIBLE = 60
+"""Names that a legend can hold; eyes tell fewer colours apart."""
+
+
 def legend(axes: Axes, colours: Mapping[str, str], *, columns: int = 1, most: int = 40, **place: Any) -> Any:
-    """Legend of squares, one per name; of more than ``most`` names the last entry says how many are left out."""
+    """Legend of squares, one per name; of more than ``most`` names the last entry says how many are left out.
+
+    More than `LEGIBLE` names are counted instead.
+    """
     from matplotlib.patches import Patch
 
     listed = list(colours.items()) if len(colours) <= most else list(colours.items())[: most - 1]
+    if len(colours) > LEGIBLE:
+        listed = []
     handles = [
         Patch(facecolor=colour, edgecolor="#00000055", linewidth=0.5, label=short(name, 26)) for name, colour in listed
     ]
+    if len(colours) > LEGIBLE:
+        said = f"{len(colours):,} classes,\ntoo many for a legend"
+        return axes.legend(handles=[Patch(visible=False, label=said)], handlelength=0, borderaxespad=0, **place)
     if len(listed) < len(colours):
         handles.append(Patch(visible=False, label=f"and {len(colours) - len(listed)} more"))
     return axes.legend(
@@ -104,7 +117,7 @@ def legend(axes: Axes, colours: Mapping[str, str], *, columns: int = 1, most: in
 def beside(count: int, height_in: float) -> dict[str, int]:
     """``columns`` (at most three) and ``most`` of a `legend` of ``count`` names beside pictures of that height."""
     rows = max(4, int(height_in / 0.17))
-    columns = min(3, -(-count // rows)) or 1
+    columns = 1 if count > LEGIBLE else min(3, -(-count // rows)) or 1
     return {"columns": columns, "most": columns * rows}
 
 
@@ -114,25 +127,33 @@ def short(text: str, limit: int) -> str:
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
 
-def scale_bar(axes: Axes, width_mm: float, *, colour: str = INK) -> float:
-    """Bar of a round length (about a fifth of ``width_mm``) under the lower left of axes in mm; returns its length."""
-    length = round_length(width_mm / 5)
+def scale_bar(axes: Axes, width_mm: float, *, colour: str = INK, known: bool = True) -> float:
+    """Bar of a round length (about a fifth of ``width_mm``) under the lower left of axes in mm; returns its length.
+
+    Where the scale is not ``known``, words stand in for the bar, and its length is NaN.
+    """
+    bar = round_length(width_mm / 5)
     below = axes.get_xaxis_transform()  # x in mm, y as a fraction of the axes' height
     left = min(axes.get_xlim())
     inches = cast("Any", axes.figure).get_figheight() * axes.get_position().height
     y = -0.14 / max(inches, 0.1)
-    text = f"{length * 1000:g} µm" if length < 0.1 else f"{length:g} mm"
+    if not known:
+        axes.text(left, y, "scale not known", color=colour, va="center", fontsize=8, transform=below)
+        return math.nan
     axes.plot(
-        [left, left + length], [y, y], color=colour, linewidth=2, solid_capstyle="butt", clip_on=False, transform=below
+        [left, left + bar], [y, y], color=colour, linewidth=2, solid_capstyle="butt", clip_on=False, transform=below
     )
-    axes.text(left + length + 0.012 * width_mm, y, text, color=colour, va="center", fontsize=8, transform=below)
-    return length
+    axes.text(left + bar + 0.012 * width_mm, y, length(bar), color=colour, va="center", fontsize=8, transform=below)
+    return bar
+
+
+def length(mm: float) -> str:
+    """``0.5 mm``, ``20 µm``."""
+    return f"{mm * 1000:.3g} µm" if mm < 0.1 else f"{mm:.3g} mm"
 
 
 def round_length(about: float) -> float:
     """Round down to 1, 2 or 5 x 10^k."""
-    import math
-
     power = 10.0 ** math.floor(math.log10(max(about, 1e-6)))
     return max(step * power for step in (1, 2, 5) if step * power <= about * 1.0001)
 

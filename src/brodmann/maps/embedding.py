@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from brodmann.errors import Refused
 from brodmann.maps.colours import MISSING, colours, natural, place_rgb
-from brodmann.maps.drawing import FAINT, bare, legend, short, style, thousands
-from brodmann.maps.labels import aligned
+from brodmann.maps.drawing import FAINT, LEGIBLE, bare, legend, short, style, thousands
+from brodmann.maps.labels import aligned, codes, column, used
 from brodmann.samples import stream
 
 if TYPE_CHECKING:
@@ -123,33 +123,34 @@ def embedding(
         Of the label panels; by default the names of the columns.
     """
     obs = cast("pd.DataFrame", table.obs)
-    panels: list[tuple[str, pd.Series, Mapping[str, str]]] = [
+    panels: list[tuple[str, pd.Categorical, Mapping[str, str]]] = [
         (str(title), aligned(table, label), known or {})
         for label, title in zip(labels, titles or [_title(label) for label in labels], strict=True)
     ]
     if obs["subject"].nunique() > 1:
-        panels.append(("brain", pd.Series(obs["subject"].astype(str).to_numpy()), {}))
-    place, where, view = _places(table)
+        panels.append(("brain", column(table, "subject"), {}))
+    place, where, view = _places(table, shown.rows)
     order = stream(0, "draw order", len(shown.rows)).permutation(len(shown.rows))  # no class hides another
-    keys = [_legend(names.iloc[shown.rows], names, chosen) for _, names, chosen in panels]
+    keys = [_legend(names[shown.rows], names, chosen) for _, names, chosen in panels]
     with style():
         figure, cells = _grid(
-            len(panels) + (place is not None), max([8, *(min(len(k), 40) // _columns(k) + 1 for k in keys)])
+            len(panels) + (place is not None),
+            max([8, *(min(len(k), 40) // _columns(k) + 1 for k in keys if len(k) <= LEGIBLE)]),
         )
         for axes, (title, names, _), tones in zip(cells, panels, keys, strict=False):
-            text = names.iloc[shown.rows]
-            missing = text.isna().to_numpy()
-            paints = np.array([MISSING if pd.isna(v) else tones[str(v)] for v in text])
+            here = codes(names[shown.rows])
+            missing = here < 0
+            paints = np.array([*(tones.get(str(name), MISSING) for name in names.categories), MISSING])[here]
             sequence = np.concatenate([order[missing[order]], order[~missing[order]]])
             _dots(axes, shown.xy, sequence, paints)
             axes.set_title(f"{short(title, 30)}  (n = {int((~missing).sum()):,})")
             legend(axes, tones, columns=_columns(tones), loc="upper left", bbox_to_anchor=(0, -0.03), fontsize=7)
         if place is not None:
-            axes, tint = cells[len(panels)], place_rgb(place)[shown.rows]
+            axes, tint = cells[len(panels)], place_rgb(place)
             _dots(axes, shown.xy, order, tint)
             axes.set_title(where)
             inset = axes.inset_axes((0.0, -0.42, 0.45, 0.38))
-            inset.scatter(view[shown.rows, 0], view[shown.rows, 1], s=1.0, c=tint, linewidths=0, rasterized=True)
+            inset.scatter(view[:, 0], view[:, 1], s=1.0, c=tint, linewidths=0, rasterized=True)
             inset.set_aspect("equal", anchor="NW")
             bare(inset)
             words = "the brain in\nthe same colours"
@@ -180,10 +181,10 @@ def _grid(count: int, lines: int) -> tuple[Figure, list[Any]]:
     ]
 
 
-def _legend(shown: pd.Series, names: pd.Series, known: Mapping[str, str]) -> dict[str, str]:
+def _legend(shown: pd.Categorical, names: pd.Categorical, known: Mapping[str, str]) -> dict[str, str]:
     """Names that are shown, in natural order, with the colours they have among all names."""
-    tones = {**colours([str(v) for v in names if not pd.isna(v)]), **known}
-    return {name: tones[name] for name in sorted({str(v) for v in shown if not pd.isna(v)}, key=natural)}
+    tones = {**colours(used(names)), **known}
+    return {name: tones[name] for name in sorted(used(shown), key=natural)}
 
 
 def _columns(names: Mapping[str, str]) -> int:
@@ -195,15 +196,16 @@ def _title(label: str | pd.Series) -> str:
     return label if isinstance(label, str) else str(label.name or "label")
 
 
-def _places(table: AnnData) -> tuple[NDArray[np.float64] | None, str, NDArray[np.float64]]:
-    """Places to colour by, what they are called, and a flat view (n, 2) of them for the key."""
+def _places(table: AnnData, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64] | None, str, NDArray[np.float64]]:
+    """Places of rows to colour by, what they are called, and a flat view (n, 2) of them for the key."""
     obs = cast("pd.DataFrame", table.obs)
-    if {"u_mm", "v_mm"} <= set(obs.columns) and np.isfinite(obs[["u_mm", "v_mm"]].to_numpy(dtype=float)).all():
-        sheet = obs[["u_mm", "v_mm"]].to_numpy(dtype=np.float64)
-        return sheet, "place on the cortical sheet", sheet
+    if {"u_mm", "v_mm"} <= set(obs.columns):
+        sheet = np.column_stack([np.asarray(obs[axis])[rows] for axis in ("u_mm", "v_mm")]).astype(np.float64)
+        if np.isfinite(sheet).all():
+            return sheet, "place on the cortical sheet", sheet
     if "xyz" not in table.obsm:
         return None, "", np.zeros((0, 2))
-    xyz = np.asarray(cast("Any", table.obsm["xyz"]), dtype=np.float64)
+    xyz = np.asarray(np.asarray(cast("Any", table.obsm["xyz"]))[rows], dtype=np.float64)
     widest = np.sort(np.argsort(np.ptp(xyz, axis=0))[1:])
     return xyz, "place (x, y, z: red, green, blue)", xyz[:, widest]
 

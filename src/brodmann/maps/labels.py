@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -67,7 +67,8 @@ class Key:
     @staticmethod
     def of(names: Iterable[object], known: Mapping[str, str] | None = None) -> Key:
         """Key of a vocabulary (missing values are left out); ``known`` fixes colours that others already use."""
-        present = {str(name) for name in names if isinstance(name, str) or not pd.isna(cast("Any", name))}
+        given = used(names) if isinstance(names, pd.Categorical) else names
+        present = {str(name) for name in given if isinstance(name, str) or not pd.isna(cast("Any", name))}
         chosen = {**colour_of.colours(present | set(known or {})), **(known or {})}
         ordered = sorted(present, key=colour_of.natural)
         return Key(tuple(ordered), tuple(chosen[name] for name in ordered))
@@ -89,7 +90,7 @@ class Key:
         rows = [np.zeros(3), *(colour_of.rgb(colour) for colour in self.colours)]
         return np.stack(rows).astype(np.uint8)
 
-    def values(self, names: pd.Series) -> NDArray[np.int64]:
+    def values(self, names: pd.Categorical) -> NDArray[np.int64]:
         """Value of each name, (n,) int64; 0 where it is missing.
 
         Raises
@@ -98,15 +99,15 @@ class Key:
             A name that the key does not know.
         """
         index = {name: value for value, name in enumerate(self.names, start=1)}
-        plain: list[Any] = names.astype(object).tolist()
-        unknown = {str(name) for name in plain if not pd.isna(name) and str(name) not in index}
+        unknown = sorted(set(used(names)) - set(index))
         if unknown:
             raise Refused(
                 "every label should be in the key of the map.",
-                found=f"unknown: {', '.join(sorted(unknown)[:5])}.",
+                found=f"unknown: {', '.join(unknown[:5])}.",
                 do="make the key from the whole table and its predictions: Key.of([*truth, *predicted]).",
             )
-        return np.array([0 if pd.isna(name) else index[str(name)] for name in plain], dtype=np.int64)
+        # a missing name has the code -1, which is the last entry
+        return np.array([*(index.get(str(name), 0) for name in names.categories), 0], np.int64)[codes(names)]
 
     def frame(self) -> pd.DataFrame:
         """Columns ``value``, ``name``, ``colour``."""
@@ -125,46 +126,107 @@ def ids(table: AnnData) -> pd.Index:
     return pd.Index(obs["id"].astype(str) if "id" in obs else obs.index.astype(str))
 
 
-def aligned(table: AnnData, labels: str | pd.Series) -> pd.Series:
-    """Labels in the table's row order, index = id; missing stays missing.
+def codes(names: pd.Categorical) -> NDArray[np.integer]:
+    """Number of each row's category, (n,); -1 where it is missing."""
+    return np.asarray(cast("Any", names).codes)
+
+
+def used(names: pd.Categorical) -> list[str]:
+    """Categories that occur, in their order."""
+    count = np.bincount(codes(names).astype(np.intp) + 1, minlength=len(names.categories) + 1)[1:]
+    return [str(name) for name, times in zip(names.categories, count, strict=True) if times]
+
+
+def column(table: AnnData, name: str) -> pd.Categorical:
+    """A column of ``obs`` as text categories; one that is categorical already is not copied."""
+    obs = cast("pd.DataFrame", table.obs)
+    if name not in obs:
+        raise Refused(
+            f"the table should have a label column '{name}'.",
+            found=f"columns {', '.join(str(c) for c in obs.columns)}.",
+        )
+    return _categories(cast("pd.Series", obs[name]))
+
+
+Labels = str | pd.Series | pd.Categorical
+"""A column of ``obs``, a Series indexed by id, e.g. ``score.predicted``, or names in the table's row order."""
+
+
+def aligned(table: AnnData, labels: Labels) -> pd.Categorical:
+    """Labels in the table's row order, as text categories; missing stays missing.
 
     Parameters
     ----------
     table : AnnData
         One row per sample.
-    labels : str or Series
-        A column of ``obs``, or a Series indexed by id, e.g. ``score.predicted``.
+    labels : Labels
 
     Raises
     ------
     Refused
-        No such column, ids given twice, or no id in common.
+        No such column, ids given twice, no id in common, or names of another number of rows.
     """
-    obs, index = cast("pd.DataFrame", table.obs), ids(table)
     if isinstance(labels, str):
-        if labels not in obs:
-            raise Refused(
-                f"the table should have a label column '{labels}'.",
-                found=f"columns {', '.join(str(c) for c in obs.columns)}.",
-            )
-        return pd.Series(cast("Any", obs[labels].astype(object).to_numpy()), index=index, name=labels)
-    series = pd.Series(cast("Any", labels.astype(object).to_numpy()), index=labels.index.astype(str), name=labels.name)
-    if series.index.has_duplicates:
-        raise Refused("labels should name each id once.", found=f"{int(series.index.duplicated().sum())} ids twice.")
-    found = int(series.index.isin(index).sum())
-    if not found:
+        return column(table, labels)
+    if isinstance(labels, pd.Categorical):
+        if len(labels) != table.n_obs:
+            raise Refused("labels should have a row per row of the table.", found=f"{len(labels)} and {table.n_obs}.")
+        return labels
+    index, given, names = ids(table), pd.Index(labels.index.astype(str)), _categories(labels)
+    if given.equals(index):  # ten million ids are not sorted in when they lie in order
+        return names
+    if given.has_duplicates:
+        raise Refused("labels should name each id once.", found=f"{int(given.duplicated().sum())} ids twice.")
+    where = np.asarray(given.get_indexer(cast("Any", index)))
+    if not (where >= 0).any():
         raise Refused(
             "labels should be indexed by the table's ids.",
-            found=f"ids such as '{series.index[0] if len(series) else '(none)'}'; the table has '{index[0]}'.",
+            found=f"ids such as '{given[0] if len(given) else '(none)'}'; the table has '{index[0]}'.",
         )
-    return series.reindex(index)
+    return _coded(np.append(codes(names), -1)[where], names.categories)
+
+
+def _categories(values: pd.Series) -> pd.Categorical:
+    """Values as categories whose names are text."""
+    plain = cast("Any", values)
+    found = cast("pd.Categorical", plain.array if hasattr(plain, "cat") else pd.Categorical(plain.astype(object)))
+    if all(isinstance(name, str) for name in found.categories):
+        return found
+    return _coded(codes(found), [str(name) for name in found.categories])
+
+
+def _coded(number: NDArray[np.integer], names: Iterable[object]) -> pd.Categorical:
+    return pd.Categorical.from_codes(cast("Any", number), categories=cast("Any", list(names)))
+
+
+def rows_on(table: AnnData, section: str) -> NDArray[np.int64]:
+    """Rows of one section."""
+    names = column(table, "section")
+    at = cast("Any", names.categories).get_indexer([section])[0]
+    return np.flatnonzero(codes(names) == at) if at >= 0 else np.zeros(0, np.int64)
+
+
+def rows_of(table: AnnData, names: Iterable[str]) -> dict[str, int]:
+    """Row of each of a few ids, without an index of all of them."""
+    index = ids(table)
+    rows = np.flatnonzero(index.isin(cast("Any", sorted(set(names)))))
+    return {str(index[row]): int(row) for row in rows}
 
 
 def spacing_um(xy_um: NDArray[np.floating]) -> float:
     """Distance (um) between neighbouring samples of a section: the median of nearest-neighbour distances."""
+    return float(distances_um(xy_um, [1])[0]) if len(xy_um) > 1 else 500.0
+
+
+def distances_um(xy_um: NDArray[np.floating], nearest: Sequence[int]) -> NDArray[np.float64]:
+    """Median distance (um) to the k-th neighbour for each k of ``nearest``, over up to 10,000 samples."""
     from scipy import spatial
 
-    if len(xy_um) < 2:
-        return 500.0
-    nearest = cast("Any", spatial).cKDTree(xy_um).query(xy_um, k=2)[0][:, 1]
-    return float(np.median(nearest))
+    some = xy_um[:: -(-len(xy_um) // 10_000)]
+    away = cast("Any", spatial).cKDTree(xy_um).query(some, k=[k + 1 for k in nearest])[0]
+    return np.median(away, axis=0)
+
+
+def scaled(picture: Picture) -> bool:
+    """Whether the picture's um are um; not where it says ``unit = "arbitrary"``, for coordinates of unknown scale."""
+    return getattr(picture, "unit", "um") == "um"

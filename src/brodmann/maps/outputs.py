@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,14 +16,24 @@ from brodmann.atomic import folder
 from brodmann.features import space_of
 from brodmann.maps import drawing, embedding, figures, report, section, sheets, volume
 from brodmann.maps.colours import colours
-from brodmann.maps.labels import Picture, spacing_um
+from brodmann.maps.labels import Key, Picture, codes, column, scaled, spacing_um, used
+from brodmann.maps.raster import samples_of
+from brodmann.progress import Say
 
 _PAINTED = 8
-"""Sections drawn large; the contact sheet and the label images hold all of them."""
+"""Sections drawn large; the contact sheets and the label images hold all of them."""
+_PAGE = 48
+"""Sections on one sheet of a brain."""
+_PIXELS = 1_200_000
+"""Most pixels of a label image at its finest level, where samples lie denser than that shows."""
+_AT_ONCE = 2
+_EARLIER = 4
+"""Maps drawn before that a report shows small; it names all of them."""
 
 
 def write(
     out: Path,
+    name: str,
     *,
     table: AnnData,
     score: Any,
@@ -33,18 +44,23 @@ def write(
     environment: Mapping[str, Any],
     metrics: Sequence[Mapping[str, Any]],
     source_name: str,
+    remarks: Sequence[str] = (),
     crop: Callable[[str], NDArray[np.uint8]],
     field_mm: float,
     neighbours: Mapping[str, Sequence[str]],
+    among: str = "",
+    say: Say | None = None,
 ) -> Path:
-    """Write ``maps/``, ``figures/`` and ``report.html`` under ``out``.
+    """Write ``maps/<name>/``, ``figures/<name>/`` and ``report.html`` under ``out``.
 
     Parameters
     ----------
     out : Path
         Usually the run folder.
+    name : str
+        Of the map: one folder name.
     table : AnnData
-        With columns ``truth`` and ``predicted``, NaN where a row was not held out or has no label.
+        With columns ``truth`` and ``predicted``, missing where a row was not held out or has no label.
     score : Score
         Whose predictions are mapped; without truth (domains that no label names), errors are not drawn.
     palette : mapping, optional
@@ -55,28 +71,38 @@ def write(
         Sections of the source.
     recipe_toml, environment, metrics, source_name
         Of the run, for the report.
+    remarks : sequence of str
+        What the source says of how it was read.
     crop : callable
         Id to the patch's pixels.
     field_mm : float
         Side of a patch.
     neighbours : mapping
         Query ids to the ids of the places most like them.
+    among : str
+        Among which rows those were looked for, where it was not all.
+    say : Say, optional
+        Where progress goes; nowhere by default.
 
     Returns
     -------
     Path
         The report.
     """
+    say = say or Say(quiet=True)
     obs = cast("pd.DataFrame", table.obs)
-    tested = obs["predicted"].notna()
-    shown = set(obs.loc[tested, "section"].astype(str))
+    rows = np.flatnonzero(codes(column(table, "predicted")) >= 0)
+    shown = set(used(column(table, "section")[rows]))
     held = [picture for picture in pictures if picture.id in shown]
     palette = dict(palette or colours([*score.classes]))
-    with folder(out / "maps") as partial:
-        pages = _sections(partial, table, held, palette, score)
-        _volume(partial, table[tested.to_numpy()], score)
-    with folder(out / "figures") as partial:
-        drawn = _figures(partial, table, score, palette, crop, field_mm, neighbours)
+    key = Key.of([*used(column(table, "predicted")), *used(column(table, "truth"))], palette)
+    with folder(out / "maps" / name) as partial:
+        key.write(partial / "legend.csv")
+        pages = _sections(partial, table, held, key, score, say, f"maps/{name}")
+        _volume(partial, table, rows, key, score, say)
+    with folder(out / "figures" / name) as partial:
+        say(f"drawing the features of {len(obs):,} rows")
+        drawn = _figures(partial, table, score, palette, crop, field_mm, neighbours, among, known=scaled(held[0]))
     ordered = sorted(scores, key=lambda item: (item.get("task") != score.task, item.get("target") != score.target))
     return report.write(
         out,
@@ -85,8 +111,9 @@ def write(
         environment=environment,
         metrics=metrics,
         scores=ordered,
-        figures=[(title, caption, out / "figures" / name) for title, caption, name in drawn],
-        maps=[(title, caption, out / "maps" / name) for title, caption, name in pages],
+        figures=[(title, caption, out / "figures" / name / file) for title, caption, file in drawn],
+        maps=[(title, caption, out / "maps" / name / file) for title, caption, file in pages],
+        earlier=_earlier(out, name),
         data={
             "name": source_name,
             "brains": obs["subject"].nunique(),
@@ -94,16 +121,27 @@ def write(
             "samples": len(obs),
             "space": space_of(table).name,
             "noun": score.what,
+            "remarks": list(remarks),
         },
     )
 
 
+def _earlier(out: Path, name: str) -> list[tuple[str, str, Path]]:
+    """Contact sheets of the other maps in this folder, newest first."""
+    found = [path for path in (out / "maps").glob("*/contact.png") if path.parent.name != name]
+    found.sort(key=lambda path: (-path.stat().st_mtime, path.parent.name))
+    rest = ", ".join(f"maps/{path.parent.name}" for path in found[_EARLIER:])
+    also = f" Not shown: {rest}." if rest else ""
+    return [
+        (path.parent.name.replace("-", ": ", 1), f"Drawn earlier; all of it in maps/{path.parent.name}.{also}", path)
+        for path in found[:_EARLIER]
+    ]
+
+
 def _sections(
-    out: Path, table: AnnData, held: Sequence[Picture], palette: Mapping[str, str], score: Any
+    out: Path, table: AnnData, held: Sequence[Picture], key: Key, score: Any, say: Say, home: str
 ) -> list[tuple[str, str, str]]:
-    """Contact sheet of all sections with predictions, some of them one by one, and label images of each."""
-    obs = cast("pd.DataFrame", table.obs)
-    spacing = spacing_um(obs[["x_um", "y_um"]].to_numpy(float)[(obs["section"].astype(str) == held[0].id).to_numpy()])
+    """Contact sheet of sections with predictions, some of them one by one, and label images of each."""
     judged = len(score.truth) > 0
     found = score.task == "domains"
     which = "all sections" if found else "held-out sections"
@@ -113,42 +151,84 @@ def _sections(
     beside = "Predicted beside the truth; errors are outlined."
     if found:
         beside = "Domains, named by the labels they overlap most, beside the labels; differences are outlined."
-    sheet = sheets.contact(table, "predicted", held, colours=palette, title=title)
+    beside = beside if judged else "Nearest sample within reach."
+    names, truth = column(table, "predicted"), column(table, "truth") if judged else None
+    sheet = sheets.contact(table, names, held, key=key, title=title)
     drawing.save(sheet, out / "contact.png")
-    pages = [(f"{len(held)} {which.removeprefix('all ')}", caption, "contact.png")]
+    drawn = sum(bool(axes.images) for axes in sheet.axes)
+    if drawn < len(held):
+        pages = _pages(out, table, names, held, key, title)
+        caption += f" {drawn} of them are shown; all are on the {len(pages)} sheets {home}/contact-*.png."
+    shown = [(f"{len(held)} {which.removeprefix('all ')}", caption, "contact.png")]
     chosen = {held[k].id for k in np.linspace(0, len(held) - 1, min(_PAINTED, len(held))).round().astype(int)}
-    for picture in held:
-        name = picture.id.replace("/", "_")
-        section.label_image(
-            table, "predicted", picture, out=out / f"{name}.ome.zarr", pixel_um=spacing / 4, name="predicted"
-        )
-        if picture.id in chosen:
-            section.paint(
+    finest = max(spacing_um(samples_of(table, names, held[0])[0]) / 4, _coarsest(held))
+
+    def label(picture: Picture) -> None:
+        path = out / f"{_plain(picture.id)}.ome.zarr"
+        section.label_image(table, names, picture, out=path, pixel_um=finest, name="predicted", key=key)
+
+    with say.progress("map", 0, len(held)) as progress, ThreadPoolExecutor(_AT_ONCE) as pool:
+        # drawing stays in this thread: matplotlib's settings are global
+        for picture, _ in zip(held, pool.map(label, held), strict=True):
+            if picture.id in chosen:
+                file = f"{_plain(picture.id)}.png"
+                section.paint(
+                    table, names, picture, out=out / file, truth=truth, key=key,
+                    title="domains" if found else "predicted", truth_title="labels" if found else "truth",
+                )  # fmt: skip
+                shown.append((picture.id, beside, file))
+            progress.advance(picture.id)
+    return shown
+
+
+def _coarsest(held: Sequence[Picture]) -> float:
+    """Pixel size (um, two digits) at which the largest section has `_PIXELS` pixels."""
+    pixel = float(np.sqrt(max(one.width_um * one.height_um for one in held) / _PIXELS))
+    return float(f"{pixel:.2g}")
+
+
+def _pages(
+    out: Path, table: AnnData, names: pd.Categorical, held: Sequence[Picture], key: Key, title: str
+) -> list[str]:
+    """Sheets that hold every section, brain by brain; their file names."""
+    pages: list[str] = []
+    for brain in dict.fromkeys(picture.subject for picture in held):
+        mine = [picture for picture in held if picture.subject == brain]
+        for first in range(0, len(mine), _PAGE):
+            number = f"-{first // _PAGE + 1}" if len(mine) > _PAGE else ""
+            pages.append(f"contact-{_plain(brain)}{number}.png")
+            sheet = sheets.contact(
                 table,
-                "predicted",
-                picture,
-                out=out / f"{name}.png",
-                truth="truth" if judged else None,
-                colours=palette,
-                title="domains" if found else None,
-                truth_title="labels" if found else "truth",
+                names,
+                mine[first : first + _PAGE],
+                key=key,
+                title=f"{title.partition(',')[0]}, {brain}",
+                limit=_PAGE,
             )
-            pages.append((picture.id, beside if judged else "Nearest sample within reach.", f"{name}.png"))
+            drawing.save(sheet, out / pages[-1], svg=False)
     return pages
 
 
-def _volume(out: Path, tested: AnnData, score: Any) -> None:
+def _plain(name: str) -> str:
+    return name.replace("/", "_")
+
+
+def _volume(out: Path, table: AnnData, tested: NDArray[np.int64], key: Key, score: Any, say: Say) -> None:
     """Predictions as a label volume, one file per brain, where sections share a space."""
-    space = space_of(tested)
+    space = space_of(table)
     if space.name == "unregistered":
         return
-    obs = cast("pd.DataFrame", tested.obs)
-    for brain in sorted(set(obs["subject"].astype(str))):
-        rows = (obs["subject"].astype(str) == brain).to_numpy()
+    brains = column(table, "subject")[tested]
+    for number, brain in enumerate(brains.categories):
+        rows = tested[codes(brains) == number]
+        if not len(rows):
+            continue
+        say(f"volume of {brain}: {len(rows):,} samples")
         name = "".join(c if c.isalnum() else "_" for c in f"{score.target}_{brain}")
-        span = np.ptp(np.asarray(cast("Any", tested.obsm)["xyz"], float)[rows], axis=0).max()
+        span = np.ptp(np.asarray(cast("Any", table.obsm)["xyz"])[rows].astype(float), axis=0).max()
         voxel = float(np.clip(np.round(span / 120, 2), 0.05, 1.0))
-        volume.volume(tested[rows], "predicted", space, voxel, reach_mm=voxel, out=out / f"{name}.nii.gz")
+        path = out / f"{name}.nii.gz"
+        volume.volume(table, "predicted", space, voxel, reach_mm=voxel, rows=rows, key=key, out=path)
 
 
 def _figures(
@@ -159,6 +239,9 @@ def _figures(
     crop: Callable[[str], NDArray[np.uint8]],
     field_mm: float,
     neighbours: Mapping[str, Sequence[str]],
+    among: str,
+    *,
+    known: bool,
 ) -> list[tuple[str, str, str]]:
     """Figures as (title, caption, file name)."""
     found: list[tuple[str, str, str]] = []
@@ -201,9 +284,9 @@ def _figures(
     )
     if neighbours:
         keep(
-            sheets.strips(table, neighbours, crop, label=target, field_mm=field_mm),
+            sheets.strips(table, neighbours, crop, label=target, field_mm=field_mm if known else None),
             "neighbours.png",
             "Places that look like this one",
-            "Left the query; then its nearest in feature space. The frame says whether the label agrees.",
+            f"Left the query; then its nearest in feature space{among}. The frame says whether the label agrees.",
         )
     return found

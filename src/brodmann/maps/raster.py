@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+import numba
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from brodmann.errors import Refused
-from brodmann.maps.labels import Key, Picture, spacing_um
+from brodmann.maps.labels import Key, Picture, column, distances_um, rows_on, spacing_um, used
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -18,7 +19,7 @@ REACH = 0.75
 """A label is drawn up to this many sampling spacings from its sample: just over half a grid cell's diagonal."""
 
 
-def samples_of(table: AnnData, names: pd.Series, picture: Picture) -> tuple[NDArray[np.float64], pd.Series]:
+def samples_of(table: AnnData, names: pd.Categorical, picture: Picture) -> tuple[NDArray[np.float64], pd.Categorical]:
     """Positions (n, 2) um and names of the samples on one section.
 
     Raises
@@ -26,14 +27,13 @@ def samples_of(table: AnnData, names: pd.Series, picture: Picture) -> tuple[NDAr
     Refused
         The table has no sample on this section, or samples outside its image.
     """
-    obs = cast("pd.DataFrame", table.obs)
-    here = (obs["section"].astype(str) == picture.id).to_numpy()
-    if not here.any():
+    obs, here = cast("pd.DataFrame", table.obs), rows_on(table, picture.id)
+    if not len(here):
         raise Refused(
             f"the table should have samples on section '{picture.id}'.",
-            found=f"sections such as {', '.join(sorted({str(s) for s in obs['section']})[:3])}.",
+            found=f"sections such as {', '.join(sorted(used(column(table, 'section')))[:3])}.",
         )
-    xy = obs.loc[here, ["x_um", "y_um"]].to_numpy(dtype=np.float64)
+    xy = np.column_stack([np.asarray(obs[axis])[here] for axis in ("x_um", "y_um")]).astype(np.float64)
     slack = 1.02 * max(picture.width_um, picture.height_um)
     if xy.min() < -slack / 50 or xy.max() > slack:
         raise Refused(
@@ -41,22 +41,38 @@ def samples_of(table: AnnData, names: pd.Series, picture: Picture) -> tuple[NDAr
             found=f"x_um up to {xy[:, 0].max():.0f}, y_um up to {xy[:, 1].max():.0f}.",
             cause="coordinates in pixels or mm, or a table of other images.",
         )
-    return xy, cast("pd.Series", names[here])
+    return xy, names[here]
+
+
+def reach_um(xy_um: NDArray[np.float64]) -> float:
+    """How far (um) a sample's label is drawn.
+
+    `REACH` spacings on a grid or a line; the distance to the fourth neighbour where samples lie anyhow, as cells do:
+    discs of about that radius cover 98 % of a Poisson process.
+    """
+    return _reach_and_line(xy_um)[0]
 
 
 def visible_reach_um(xy_um: NDArray[np.float64], picture: Picture) -> float:
-    """Reach (um) for pictures: `REACH` spacings; for samples along a line, at least 2 % of the picture's longer side.
+    """Reach (um) for pictures: `reach_um`; for samples along a line, at least 2 % of the picture's longer side.
 
     A ribbon of samples 0.2 mm apart would otherwise be a hair on a section of 40 mm.
     """
-    from scipy import spatial
+    reach, line = _reach_and_line(xy_um)
+    return max(reach, 0.02 * max(picture.width_um, picture.height_um) if line else 0.0)
 
-    spacing = spacing_um(xy_um)
+
+def _reach_and_line(xy_um: NDArray[np.float64]) -> tuple[float, bool]:
+    """`reach_um`, and whether the samples lie along a line."""
     if len(xy_um) < 5:
-        return REACH * spacing
-    fourth = float(np.median(cast("Any", spatial).cKDTree(xy_um).query(xy_um, k=5)[0][:, 4]))
-    along_a_line = fourth > 1.6 * spacing  # on a grid the fourth neighbour is as near as the first
-    return max(REACH * spacing, 0.02 * max(picture.width_um, picture.height_um) if along_a_line else 0.0)
+        return REACH * spacing_um(xy_um), False
+    far = min(16, len(xy_um) - 1)
+    first, fourth, last = distances_um(xy_um, [1, 4, far]).tolist()
+    if fourth <= 1.6 * first:  # on a grid the fourth neighbour is as near as the first
+        return REACH * first, False
+    # the distance to the k-th neighbour grows as the root of k in a plane, and as k along a line
+    line = far < 16 or last > (far / 4) ** 0.75 * fourth
+    return (REACH * first if line else fourth), line
 
 
 def raster(
@@ -68,6 +84,9 @@ def raster(
     reach_um: float,
 ) -> NDArray[np.uint16]:
     """Value of the nearest sample within reach of each pixel's centre, 0 elsewhere.
+
+    Each sample is offered to the pixels around it, so the work is samples times pixels in reach, not pixels times a
+    search; of samples equally near, the first wins.
 
     Parameters
     ----------
@@ -83,23 +102,27 @@ def raster(
     -------
     (height, width) uint16
     """
-    from scipy import spatial
-
-    tree: Any = cast("Any", spatial).cKDTree(xy_um)
-    padded = np.append(values, 0).astype(np.uint16)  # the tree answers n where nothing is in reach
     result = np.zeros(shape, dtype=np.uint16)
-    low = np.maximum(np.floor((xy_um.min(0) - reach_um) / pixel_um).astype(int), 0)
-    high = np.ceil((xy_um.max(0) + reach_um) / pixel_um).astype(int) + 1
-    columns = np.arange(low[0], min(high[0], shape[1]))
-    rows = np.arange(low[1], min(high[1], shape[0]))
-    step = max(1, 1_000_000 // max(len(columns), 1))
-    for start in range(0, len(rows), step):  # in bands, so that memory does not grow with the section
-        band = rows[start : start + step]
-        x, y = np.meshgrid((columns + 0.5) * pixel_um, (band + 0.5) * pixel_um)
-        nearest = tree.query(np.column_stack([x.ravel(), y.ravel()]), distance_upper_bound=reach_um)[1]
-        if len(columns) and len(band):
-            result[band[0] : band[-1] + 1, columns[0] : columns[-1] + 1] = padded[nearest].reshape(x.shape)
+    away = np.full(shape, float(reach_um) ** 2)
+    _offer(np.ascontiguousarray(xy_um, np.float64), values.astype(np.uint16), float(pixel_um), reach_um, result, away)
     return result
+
+
+@numba.njit(cache=True, nogil=True)
+def _offer(xy: Any, values: Any, pixel: float, reach: float, result: Any, away: Any) -> None:
+    """Give each pixel the value of the nearest sample; ``away`` holds squared distances, um2."""
+    height, width = result.shape
+    for i in range(len(xy)):
+        x, y = xy[i, 0], xy[i, 1]
+        left, right = max(int(np.floor((x - reach) / pixel)), 0), min(int(np.ceil((x + reach) / pixel)), width)
+        top, bottom = max(int(np.floor((y - reach) / pixel)), 0), min(int(np.ceil((y + reach) / pixel)), height)
+        for row in range(top, bottom):
+            down = ((row + 0.5) * pixel - y) ** 2
+            for col in range(left, right):
+                squared = ((col + 0.5) * pixel - x) ** 2 + down
+                if squared < away[row, col]:
+                    away[row, col] = squared
+                    result[row, col] = values[i]
 
 
 def blend(

@@ -31,6 +31,7 @@ def write(
     scores: Sequence[Mapping[str, Any]] = (),
     figures: Sequence[Picture] = (),
     maps: Sequence[Picture] = (),
+    earlier: Sequence[Picture] = (),
     asked: str = "",
     data: Mapping[str, Any] | None = None,
     files: Mapping[str, str] | None = None,
@@ -54,10 +55,13 @@ def write(
         ``high``), ``n``, ``split``, ``baselines`` {name: number, (value, low, high) or mapping}, ``null``, ``remarks``.
     figures, maps : sequence of (title, caption, png path)
         The first map is shown large on the first screen.
+    earlier : sequence of (title, caption, png path)
+        Other maps of the run, shown small.
     asked : str, optional
         The question in a sentence; by default made from the headline score.
     data : mapping, optional
-        For the methods paragraph: ``name``, ``brains``, ``sections``, ``samples``, ``space``, ``noun``.
+        For the methods paragraph: ``name``, ``brains``, ``sections``, ``samples``, ``space``, ``noun``; and
+        ``remarks``: what the reader should know about how the data were read.
     files : mapping, optional
         Relative path to SHA-256; by default read from ``manifest.json`` where it knows them, else computed.
     limit_bytes : int
@@ -91,9 +95,11 @@ def write(
             "<main>",
             _scores(shown),
             _section("Maps", "".join(draw(p, "wide") for p in maps[1:])),
+            _section("Other maps of this run", _pairs([draw(p, "", widest // 2) for p in earlier])),
             _section("Figures", _pairs([draw(p) for p in figures])),
             _section("Training", _pairs([part for part in (draw(plot) if curve else "", _training(metrics)) if part])),
             _section("What this does not show", _remarks(shown)),
+            _section("Data", _bullets((data or {}).get("remarks", ()))),
             _section("Methods", _methods(recipe_toml, data or {}, shown, metrics)),
             _section("Recipe, environment, files", _folds(recipe_toml, _sessions(environment), listed)),
             "</main>",
@@ -232,8 +238,11 @@ def _remarks(shown: Sequence[Shown]) -> str:
             own.append(f"{score.name}: no baseline was computed, so the number alone says little.")
         if not score.score.between:
             own.append(f"{score.name}: no interval is known.")
-    items = "".join(f"<li>{text(item)}</li>" for item in own)
-    return f'<div class="limits"><ul>{items}</ul></div>' if items else ""
+    return f'<div class="limits">{_bullets(own)}</div>' if own else ""
+
+
+def _bullets(said: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{text(item)}</li>' for item in said)}</ul>" if said else ""
 
 
 def _methods(

@@ -7,30 +7,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from brodmann import atomic
 from brodmann.errors import Refused
 from brodmann.maps.colours import ink, rgb
-from brodmann.maps.drawing import FAINT, bare, beside, legend, save, scale_bar, short, style, thousands
-from brodmann.maps.labels import Key, Picture, aligned, spacing_um
-from brodmann.maps.raster import REACH, blend, raster, samples_of, visible_reach_um
+from brodmann.maps.drawing import FAINT, bare, beside, legend, length, save, scale_bar, short, style, thousands
+from brodmann.maps.labels import Key, Labels, Picture, aligned, codes, scaled, used
+from brodmann.maps.raster import blend, raster, reach_um, samples_of, visible_reach_um
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+_CROWDED = 5000
+"""Samples of a section above which single disagreements are not outlined."""
+
+
 def overlay(
     table: AnnData,
-    labels: str | pd.Series,
+    labels: Labels,
     picture: Picture,
     *,
     pixel_um: float,
     key: Key | None = None,
     opacity: float = 0.5,
     stain: Literal["gray", "colour"] = "gray",
-    reach_um: float | None = None,
+    within_um: float | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
     """One section's overview under its labels.
 
@@ -44,25 +47,26 @@ def overlay(
     key = key or Key.of(names)
     xy, here = samples_of(table, names, picture)
     under = picture.overview(pixel_um)
-    reach = reach_um or visible_reach_um(xy, picture)
+    reach = within_um or visible_reach_um(xy, picture)
     values = raster(xy, key.values(here), (under.shape[1], under.shape[2]), pixel_um=pixel_um, reach_um=reach)
     return blend(under, values, key, opacity=opacity, stain=stain), values
 
 
 def paint(
     table: AnnData,
-    labels: str | pd.Series,
+    labels: Labels,
     picture: Picture,
     *,
     out: Path | str,
     pixel_um: float | None = None,
-    truth: str | pd.Series | None = None,
+    truth: Labels | None = None,
     title: str | None = None,
     truth_title: str = "atlas",
     colours: Mapping[str, str] | None = None,
+    key: Key | None = None,
     stain: Literal["gray", "colour"] = "gray",
     opacity: float = 0.5,
-    reach_um: float | None = None,
+    within_um: float | None = None,
 ) -> Path:
     """Draw one section: labels over the stain, and with ``truth`` the truth beside them and errors outlined.
 
@@ -70,7 +74,7 @@ def paint(
     ----------
     table : AnnData
         ``obs`` with ``section``, ``x_um``, ``y_um``.
-    labels, truth : column of ``obs`` or Series indexed by id
+    labels, truth : Labels
     picture : Picture
         The section of that id.
     out : path
@@ -79,6 +83,10 @@ def paint(
         Pixel size of the picture, um; by default the longer side becomes 1,000 pixels.
     colours : mapping, optional
         Name to colour; by default made from the whole table, so that all sections agree.
+    key : Key, optional
+        Of all sections, made once by a caller that paints many.
+    within_um : float, optional
+        How far from a sample its label is drawn; see `brodmann.maps.raster.visible_reach_um`.
 
     Returns
     -------
@@ -88,14 +96,14 @@ def paint(
     predicted = aligned(table, labels)
     title = title or (labels if isinstance(labels, str) else "predicted")
     true = None if truth is None else aligned(table, truth)
-    key = Key.of([*predicted, *([] if true is None else true)], colours)
+    key = key or Key.of([*used(predicted), *([] if true is None else used(true))], colours)
     pixel = pixel_um or max(picture.width_um, picture.height_um) / 1000
     width, height = picture.width_um / 1000, picture.height_um / 1000
     shown = [(title, predicted)] if true is None else [(title, predicted), (truth_title, true)]
     across = min(5.6, 6.0 * width / height)
     tall = across * height / width
     painted = [
-        overlay(table, series, picture, pixel_um=pixel, key=key, opacity=opacity, stain=stain, reach_um=reach_um)
+        overlay(table, series, picture, pixel_um=pixel, key=key, opacity=opacity, stain=stain, within_um=within_um)
         for _, series in shown
     ]
     rasters = [values for _, values in painted]
@@ -109,17 +117,20 @@ def paint(
             bare(axes)
             axes.set_title(name)
             write_names(axes, values, key, mm_per_pixel=pixel / 1000, inches=tall)
-        scale_bar(panels[0], width)
+        scale_bar(panels[0], width, known=scaled(picture))
         xy, here = samples_of(table, predicted, picture)
-        reach = reach_um or visible_reach_um(xy, picture)
-        note = f"{thousands(int(here.notna().sum()), 'samples')}, drawn up to {reach / 1000:.2g} mm around each"
+        reach = within_um or visible_reach_um(xy, picture)
+        note = thousands(int((codes(here) >= 0).sum()), "samples")
+        note += f", drawn up to {length(reach / 1000)} around each" if scaled(picture) else ""
         if true is not None:
-            outline(panels[0], (rasters[0] != rasters[1]) & (rasters[0] > 0) & (rasters[1] > 0), pixel / 1000)
-            both = true.loc[here.index]
-            known = (both.notna() & here.notna()).to_numpy()
+            wrong = (rasters[0] != rasters[1]) & (rasters[0] > 0) & (rasters[1] > 0)
+            crowded = len(xy) > _CROWDED
+            outline(panels[0], _large(wrong) if crowded else wrong, pixel / 1000)
+            said, meant = key.values(here), key.values(samples_of(table, true, picture)[1])
+            known = (said > 0) & (meant > 0)
             if known.any():
-                same = float((both[known].astype(str) == here[known].astype(str)).mean())
-                note += f"  ·  {same:.0%} of {int(known.sum()):,} labelled agree, disagreement outlined"
+                same, which = float((said[known] == meant[known]).mean()), "larger " if crowded else ""
+                note += f"  ·  {same:.0%} of {int(known.sum()):,} labelled agree, {which}disagreement outlined"
         legend(side, names, **fit, loc="upper left", bbox_to_anchor=(0, 1), fontsize=7.5)
         heading = f"{short(picture.id, 48)}  ·  {short(picture.subject, 24)}"
         figure.text(
@@ -174,6 +185,13 @@ def write_names(axes: Any, values: NDArray[np.uint16], key: Key, *, mm_per_pixel
         )  # fmt: skip
 
 
+def _large(wrong: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Regions at least five pixels wide: the border of every single cell would hide the picture."""
+    from scipy.ndimage import binary_opening
+
+    return np.asarray(cast("Any", binary_opening)(wrong, np.ones((5, 5))))
+
+
 def outline(axes: Any, wrong: NDArray[np.bool_], mm_per_pixel: float) -> None:
     """Draw the border of ``wrong`` pixels: black under white, so that it shows on every colour."""
     if not wrong.any():
@@ -185,14 +203,14 @@ def outline(axes: Any, wrong: NDArray[np.bool_], mm_per_pixel: float) -> None:
 
 def label_image(
     table: AnnData,
-    labels: str | pd.Series,
+    labels: Labels,
     picture: Picture,
     *,
     out: Path | str,
     pixel_um: float,
     name: str = "labels",
     key: Key | None = None,
-    reach_um: float | None = None,
+    within_um: float | None = None,
 ) -> Path:
     """Write one section as OME-Zarr 0.5 (zarr v3): its image, and its labels as a pyramid beside it.
 
@@ -224,7 +242,7 @@ def label_image(
     names = aligned(table, labels)
     key = key or Key.of(names)
     xy, here = samples_of(table, names, picture)
-    values, reach = key.values(here), reach_um or REACH * spacing_um(xy)
+    values, reach = key.values(here), within_um or reach_um(xy)
     image = picture.overview(pixel_um)
     height, width = image.shape[1:]
     levels = 1
@@ -242,13 +260,13 @@ def label_image(
             _array(shown, level, drawn, ("y", "x"))
         root.attrs["ome"] = {
             "version": "0.5",
-            **_multiscales(picture.id, "cyx", pixel_um, levels),
+            **_multiscales(picture.id, "cyx", pixel_um, levels, known=scaled(picture)),
             "omero": _channels(image),
         }
         group.attrs["ome"] = {"version": "0.5", "labels": [name]}
         shown.attrs["ome"] = {
             "version": "0.5",
-            **_multiscales(name, "yx", pixel_um, levels),
+            **_multiscales(name, "yx", pixel_um, levels, known=scaled(picture)),
             "image-label": {
                 "version": "0.5",
                 "colors": [
@@ -264,21 +282,25 @@ def label_image(
 
 
 def _array(group: Any, level: int, data: NDArray[Any], axes: tuple[str, ...]) -> None:
-    """One pyramid level: chunks of 256, gathered in shards of 2,048 so that large sections stay few files."""
+    """One pyramid level: chunks of 256, gathered in shards of up to 2,048 so that sections stay few files."""
     chunk = tuple(1 if axis == "c" else 256 for axis in axes)
-    large = max(data.shape) > 2048
-    shards = tuple(data.shape[0] if axis == "c" else 2048 for axis in axes) if large else None
+    gathered = tuple(
+        n if axis == "c" else min(2048, -(-n // 256) * 256) for axis, n in zip(axes, data.shape, strict=True)
+    )
+    shards = gathered if gathered != chunk else None
     stored = group.create_array(
         str(level), shape=data.shape, dtype=data.dtype, chunks=chunk, shards=shards, dimension_names=axes
     )
     stored[...] = data
 
 
-def _multiscales(name: str, axes: str, pixel_um: float, levels: int) -> dict[str, Any]:
-    """OME-NGFF 0.5 ``multiscales``: pixel (i, j) has its centre at ((i + 1/2), (j + 1/2)) pixel sizes."""
-    described = [
-        {"name": a, "type": "channel"} if a == "c" else {"name": a, "type": "space", "unit": "micrometer"} for a in axes
-    ]
+def _multiscales(name: str, axes: str, pixel_um: float, levels: int, *, known: bool) -> dict[str, Any]:
+    """OME-NGFF 0.5 ``multiscales``: pixel (i, j) has its centre at ((i + 1/2), (j + 1/2)) pixel sizes.
+
+    The unit is optional there, and left out where the scale is not ``known``.
+    """
+    unit = {"unit": "micrometer"} if known else {}
+    described = [{"name": a, "type": "channel"} if a == "c" else {"name": a, "type": "space", **unit} for a in axes]
     datasets: list[dict[str, Any]] = []
     for level in range(levels):
         size = pixel_um * 2**level

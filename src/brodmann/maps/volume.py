@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from brodmann import atomic
 from brodmann.errors import Refused
-from brodmann.maps.labels import Key, aligned
+from brodmann.maps.labels import Key, Labels, aligned
 from brodmann.space import Space
 
 if TYPE_CHECKING:
@@ -26,11 +26,12 @@ RAS = {"r": (0, 1), "l": (0, -1), "a": (1, 1), "p": (1, -1), "s": (2, 1), "i": (
 
 def volume(
     table: AnnData,
-    labels: str | pd.Series,
+    labels: Labels,
     space: Space,
     voxel_mm: float,
     *,
     reach_mm: float = 0.0,
+    rows: NDArray[np.int64] | None = None,
     key: Key | None = None,
     out: Path | str | None = None,
 ) -> Nifti1Image:
@@ -43,13 +44,15 @@ def volume(
     ----------
     table : AnnData
         ``obsm["xyz"]``, (n, 3) float, mm in ``space``.
-    labels : column of ``obs`` or Series indexed by id
+    labels : Labels
     space : Space
         Must be the one the table says (``uns["space"]["name"]``).
     voxel_mm : float
         Side of a voxel, mm.
     reach_mm : float
         Voxels without a sample take the label of the nearest sample up to this far (mm); 0 leaves them empty.
+    rows : (m,) int64, optional
+        Only these rows of the table, e.g. those of one brain.
     key : Key, optional
         Values and names; by default made from ``labels``.
     out : path, optional
@@ -70,11 +73,12 @@ def volume(
     _same_space(table, space)
     if not (np.isfinite(voxel_mm) and voxel_mm > 0):
         raise Refused("voxel_mm should be a positive number of mm.", found=str(voxel_mm))
-    xyz = np.asarray(cast("Any", table.obsm["xyz"]), dtype=np.float64)
+    some = slice(None) if rows is None else rows
+    xyz = np.asarray(np.asarray(cast("Any", table.obsm["xyz"]))[some], dtype=np.float64)
     space.check(xyz, what="obsm['xyz']")
     names = aligned(table, labels)
     key = key or Key.of(names)
-    values = key.values(names)
+    values = key.values(names[some])
     xyz, values = xyz[values > 0], values[values > 0]
     if not len(values):
         raise Refused("at least one sample should have a label.", found="none.")
