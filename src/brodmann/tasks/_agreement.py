@@ -46,15 +46,31 @@ def ari(truth: Codes, said: Codes) -> float:
     return float(rand_index(contingency(truth, said)))
 
 
-def draws(truth: Codes, said: Codes, boot: metrics.Bootstrap) -> NDArray[np.float64]:
-    """Adjusted Rand index under each draw of whole units: (B,); none where the tables would not fit in memory."""
+def counts(truth: Codes, said: NDArray[np.integer[Any]], boot: metrics.Bootstrap) -> NDArray[np.float64]:
+    """Rows of each class in each cluster, for each unit of the bootstrap: (U, K, k); (1, K, k) if that would not fit.
+
+    One pass over the rows: their sum is the table of all rows, products with draws are the tables of draws.
+    """
     rows, columns = int(truth.max()) + 1, int(said.max()) + 1
     if rows * columns > _CELLS:
-        return np.empty(0)
+        return contingency(truth, said.astype(np.int64))[None]
+    flat = (boot.cluster * rows + truth) * columns
+    flat += said
     units = boot.times.shape[1]
-    flat = (boot.cluster * rows + truth) * columns + said
-    each = np.bincount(flat, minlength=units * rows * columns).reshape(units, -1)
-    return rand_index((boot.times @ each).reshape(-1, rows, columns))
+    return np.bincount(flat, minlength=units * rows * columns).reshape(units, rows, columns).astype(np.float64)
+
+
+def drawn(counted: NDArray[np.float64], boot: metrics.Bootstrap) -> NDArray[np.float64]:
+    """Adjusted Rand index under each draw of whole units, from their `counts`: (B,), or none if they are not apart."""
+    units, rows, columns = counted.shape
+    if units < boot.times.shape[1]:
+        return np.empty(0)
+    return rand_index((boot.times @ counted.reshape(units, -1)).reshape(-1, rows, columns))
+
+
+def draws(truth: Codes, said: Codes, boot: metrics.Bootstrap) -> NDArray[np.float64]:
+    """Adjusted Rand index under each draw of whole units: (B,); none where the tables would not fit in memory."""
+    return drawn(counts(truth, said, boot), boot)
 
 
 def information(truth: Codes, said: Codes) -> tuple[float, float]:

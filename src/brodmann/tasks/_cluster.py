@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,24 @@ from brodmann.errors import Refused, Usage
 from brodmann.samples import stream
 
 Engine = Literal["auto", "faiss", "lloyd"]
+
+
+class Rows(Protocol):
+    """What is clustered: an array, or what can be read like one, by slices and by sorted row numbers."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and columns."""
+        ...
+
+    def __len__(self) -> int:
+        """Rows."""
+        ...
+
+    def __getitem__(self, key: Any, /) -> NDArray[Any]:
+        """Rows of a slice, or with sorted numbers."""
+        ...
+
 
 ROWS_PER_CENTRE = 256
 """Rows per cluster that centres are learned from: faiss's own default, beyond which they hardly move."""
@@ -55,7 +73,7 @@ class Clusters:
 
 
 def kmeans(
-    x: NDArray[np.floating[Any]],
+    x: Rows,
     k: int,
     *,
     seed: int = 0,
@@ -120,7 +138,7 @@ def kmeans(
     return Clusters(labels, best[1].cpu().numpy(), inertia, by)
 
 
-def assign(x: NDArray[np.floating[Any]], centres: NDArray[np.float32]) -> tuple[NDArray[np.int32], float]:
+def assign(x: Rows, centres: NDArray[np.float32]) -> tuple[NDArray[np.int32], float]:
     """Nearest centre of every row, and the sum of squared distances.
 
     Parameters
@@ -145,6 +163,23 @@ def assign(x: NDArray[np.floating[Any]], centres: NDArray[np.float32]) -> tuple[
     return labels, inertia
 
 
+def means(x: Rows, labels: NDArray[np.integer[Any]], k: int) -> NDArray[np.float32]:
+    """Mean of the rows of each cluster, in one pass: (k, d) float32.
+
+    Parameters
+    ----------
+    x : array (n, d)
+    labels : ndarray (n,) int
+        Every one of 0 to k - 1 occurs.
+    k : int
+    """
+    sums = torch.zeros((k, x.shape[1]), dtype=torch.float64)
+    for part, rows in _blocks(x, x.shape[1]):
+        number = torch.from_numpy(labels[part].astype(np.int64))
+        sums.index_add_(0, number, rows.cpu().double())
+    return (sums.numpy() / np.maximum(np.bincount(labels, minlength=k), 1)[:, None]).astype(np.float32)
+
+
 def _engine(asked: Engine, n: int) -> Literal["faiss", "lloyd"]:
     if asked == "lloyd" or (asked == "auto" and (compute.world() > 1 or not _SMALL < n <= _FAISS_ROWS)):
         return "lloyd"
@@ -158,8 +193,8 @@ def _engine(asked: Engine, n: int) -> Literal["faiss", "lloyd"]:
 
 
 def _training_rows(
-    x: NDArray[np.floating[Any]], k: int, rows_per_centre: int | None, total: int, rng: np.random.Generator
-) -> tuple[NDArray[np.floating[Any]], float]:
+    x: Rows, k: int, rows_per_centre: int | None, total: int, rng: np.random.Generator
+) -> tuple[Rows, float]:
     """Rows to learn centres from, and how many rows of the whole each of them stands for."""
     if rows_per_centre is None or total <= (wanted := max(rows_per_centre * k, _SMALL)):
         return x, 1.0
@@ -168,7 +203,7 @@ def _training_rows(
     return x[rows], len(x) / max(len(rows), 1)
 
 
-def _candidates(x: NDArray[np.floating[Any]], k: int, share: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def _candidates(x: Rows, k: int, share: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Rows among which starts are drawn, the same on every process, and the weight of each."""
     world = compute.world()
     want = max(_SEED_ROWS * k, 2048)
@@ -215,7 +250,7 @@ def _plus_plus(x: Tensor, weight: Tensor, k: int, rng: np.random.Generator) -> T
     return x[chosen] + middle
 
 
-def _lloyd(x: NDArray[np.floating[Any]], centres: Tensor, iterations: int) -> tuple[float, Tensor]:
+def _lloyd(x: Rows, centres: Tensor, iterations: int) -> tuple[float, Tensor]:
     """Lloyd's iterations in blocks of rows: (inertia, centres)."""
     k, d = centres.shape
     place = centres.device
@@ -270,11 +305,11 @@ def _nearest(rows: Tensor, centres: Tensor, kind: torch.dtype) -> tuple[Tensor, 
     return near, (rows - centres[near]).square().sum(dim=1)
 
 
-def _faiss(x: NDArray[np.floating[Any]], start: Tensor, iterations: int) -> tuple[float, Tensor]:
+def _faiss(x: Rows, start: Tensor, iterations: int) -> tuple[float, Tensor]:
     import faiss
 
     # A copy, for it is shifted in place.
-    whole = np.array(x, dtype=np.float32, order="C")
+    whole = np.array(x[:], dtype=np.float32, order="C")
     if not np.isfinite(whole).all():
         raise Refused("rows to cluster should be finite.", found="NaN or infinity among them.")
     shift = whole.mean(axis=0)
@@ -288,13 +323,14 @@ def _faiss(x: NDArray[np.floating[Any]], start: Tensor, iterations: int) -> tupl
     return float(run.obj[-1]), torch.from_numpy(np.asarray(run.centroids) + shift).to(start.device)
 
 
-def _blocks(x: NDArray[np.floating[Any]], k: int) -> Iterator[tuple[slice, Tensor]]:
+def _blocks(x: Rows, k: int) -> Iterator[tuple[slice, Tensor]]:
     """Rows in blocks small enough that their k scores stay in cache-sized memory: float32 on this process's device."""
     size = max(256, _BLOCK_NUMBERS // max(k, x.shape[1], 1))
     place = compute.device()
     for start in range(0, len(x), size):
         part = slice(start, min(start + size, len(x)))
-        yield part, torch.from_numpy(np.array(x[part], dtype=np.float32)).to(place)
+        # a copy, for it is changed in place; torch widens halves several times faster than numpy
+        yield part, torch.from_numpy(np.array(x[part])).to(place).float()
 
 
 def _sum(values: Tensor) -> Tensor:

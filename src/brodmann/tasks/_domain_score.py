@@ -2,51 +2,131 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from brodmann.tasks import _agreement, _consensus, _nested, _rows, _stability, _surroundings
+from brodmann.progress import Progress, Say
+from brodmann.tasks import _agreement, _consensus, _contenders, _inputs, _nested, _rows, _stability, _surroundings
 from brodmann.tasks import _metrics as metrics
+from brodmann.tasks._cluster import ROWS_PER_CENTRE, Rows, assign
+from brodmann.tasks._contenders import NOISE, Clusterer, contenders
+from brodmann.tasks._domain_value import Judged, Value, inside
+from brodmann.tasks._inputs import Inputs
 from brodmann.tasks._score import Estimate, Score
 from brodmann.tasks._surroundings import Tissue
 
 Codes = NDArray[np.int64]
-
-Clusterer = Callable[[int, int], NDArray[np.int32]]
-"""Cluster of each row, from a number of clusters and a seed."""
 
 CONSENSUS = "consensus, no network"
 """Name of the headline value where the vote of baselines was clustered, and not the features."""
 
 _MIXTURE_MOST = 50
 _PER_SECTION = 12
+_ROUNDS = 25
+_TRIAL = 8_192
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """What a score is measured on.
+
+    Parameters
+    ----------
+    table : AnnData
+    tissue : Tissue
+    given : Inputs
+        Features and baselines, each read when its turn comes.
+    x : array (n, d)
+        What was clustered.
+    words : str
+        How, in words.
+    own : bool
+        Whether it was the features.
+    seed : int
+    compare : bool
+        Whether rivals are measured.
+    """
+
+    table: AnnData
+    tissue: Tissue
+    given: Inputs
+    x: Rows
+    words: str
+    own: bool
+    seed: int
+    compare: bool
+
+    @property
+    def scored(self) -> str:
+        """What the headline value is of."""
+        return "features" if self.own else CONSENSUS
+
+    def names(self, *, mixtures: bool) -> list[str]:
+        """Rivals in order."""
+        return _contenders.names(self.given, own=self.own, mixtures=mixtures) if self.compare else []
+
+
+@contextmanager
+def work(ground: Ground, say: Say, ks: Sequence[int], classes: int, seeds: int) -> Generator[Progress]:
+    """Say how long it will take where rows are many, then count clusterings.
+
+    Parameters
+    ----------
+    ground : Ground
+    say : Say
+    ks : sequence of int
+        Numbers of domains.
+    classes : int
+        Of the target; 0 without one.
+    seeds : int
+    """
+    rivals = ground.names(mixtures=0 < classes <= _MIXTURE_MOST)
+    steps = 1 + (seeds * (1 + len(rivals)) if classes else len(tried(ground, ks)) + len(rivals))
+    rows = len(ground.x)
+    if rows > _stability.ROWS:
+        few = np.asarray(ground.x[:_TRIAL], np.float32)
+        begun = time.monotonic()
+        assign(few, few[: min(max(ks), len(few))])
+        each = (time.monotonic() - begun) / (len(few) * min(max(ks), len(few)))
+        size = max(classes, 1) if classes else max(ks)
+        asked = [(max(ks), rows)] + ([(classes, rows)] * seeds if classes else [(k, 0) for k in tried(ground, ks)] * 15)
+        asked += [(size, min(rows, _inputs.MANY) if classes else 0)] * (len(rivals) * (seeds if classes else 15))
+        learned = (lambda k: ROWS_PER_CENTRE * k) if classes else (lambda _: _stability.ROWS // 2)
+        seconds = sum(each * k * (n + _ROUNDS * min(learned(k), rows)) for k, n in asked)
+        memory = rows * (4 * (seeds + len(ks)) + 48) + min(rows, 2 * _inputs.MANY) * 4 * 200
+        say(f"domains of {rows:,} rows: {steps:,} clusterings")
+        say.estimate({"seconds": seconds, "memory_bytes": memory, "disk_bytes": rows * (40 + 4 * len(ks))})
+    with say.progress("domains", 0, steps) as progress:
+        yield progress
+
+
+def tried(ground: Ground, ks: Sequence[int]) -> list[int]:
+    """Numbers of domains that halves of the rows can hold: those of which stability is measured."""
+    return sorted({k for k in ks if 2 <= k <= min(len(ground.x), _stability.ROWS) // 2})
 
 
 def labelled(
-    table: AnnData,
+    ground: Ground,
     target: str,
     truth: Codes,
     classes: tuple[str, ...],
     cluster: Clusterer,
     levels: tuple[_nested.Level, ...],
-    others: Mapping[str, tuple[NDArray[Any], Clusterer]],
-    tissue: Tissue,
     seeds: int,
-    seed: int,
-    words: str,
-    scored: str,
+    progress: Progress,
 ) -> Score:
     """Agreement at the true number of classes.
 
     Parameters
     ----------
-    table : AnnData
+    ground : Ground
     target : str
     truth : ndarray (n,) int64
         Class of each row, -1 where it has none.
@@ -54,104 +134,118 @@ def labelled(
     cluster : callable
         The path that is scored.
     levels : tuple of Level
-    others : mapping
-        Each rival's rows, and how they are clustered.
-    tissue : Tissue
-    seeds, seed : int
-    words : str
-        The path in words.
-    scored : str
-        What was clustered: "features" or `CONSENSUS`.
+    seeds : int
+    progress : Progress
+        Told of each clustering.
 
     Returns
     -------
     Score
     """
-    size = len(classes)
-    unit, names = _units(tissue)
+    size, tissue, seed = len(classes), ground.tissue, ground.seed
+    unit, units = _units(tissue)
     remarks: list[str] = []
-    known = np.flatnonzero(truth >= 0)
+    everywhere = Judged.of(None, truth, units, tissue, seed)
+    assert everywhere is not None
+    known = everywhere.at
     if len(known) < len(truth):
         remarks.append(
             f"{len(truth) - len(known):,} of {len(truth):,} rows carry no label and take no part in the score"
         )
-    own = [cluster(size, seed + s) for s in range(seeds)]
-    value = _measure(own, truth, known, names, tissue, seed)
-    more = _more(own, truth, known, tissue, value)
+    own: list[NDArray[np.int32]] = []
+    for s in range(seeds):
+        own.append(cluster(size, seed + s))
+        progress.advance(ground.scored)
+    value = everywhere.measure(own)
+    more = _more(own, truth, everywhere, value)
     for level in levels:
         if level.k == size and len(levels) > 1:
             more["ARI of the nested level"] = Estimate(
-                _agreement.ari(truth[known], level.labels[known].astype(np.int64))
+                _agreement.ari(everywhere.truth, level.labels[known].astype(np.int64))
             )
-    against: dict[str, Estimate] = {}
-    gains: dict[str, Estimate] = {}
-    for name, (x, rival) in others.items():
-        if "mixture" in name and size > _MIXTURE_MOST:
-            continue
-        rows = known if len(x) == len(truth) else np.flatnonzero(truth[tissue.look] >= 0)
-        labels = truth if len(x) == len(truth) else truth[tissue.look]
-        units = names if len(x) == len(truth) else names[tissue.look]
-        said = [rival(size, seed + s) for s in range(seeds)]
-        found = _measure(said, labels, rows, units, tissue, seed)
-        against[name] = metrics.estimate(found.value, found.draws, found.note)
-        drawn = value.draws - found.draws if len(value.draws) == len(found.draws) else np.empty(0)
-        if name == "smoothed noise":
-            more["smoothed noise: same-label neighbours"] = Estimate(found.whole["same"], note="what smoothing gives")
-        gains[name] = metrics.estimate(value.value - found.value, drawn)
+    against, gains = _against(ground, everywhere, value, own, truth, units, size, progress, more, remarks)
     first = own[0].astype(np.int64)[known]
-    number = _consensus.match(first, truth[known], size)
+    number = _consensus.match(first, everywhere.truth, size)
     named = np.array(classes, dtype=object)
-    ids = pd.Index(_rows.ids(table)[known], name="id")
-    matrix = metrics.confusion(truth[known], number[first], size)
+    ids = pd.Index(_rows.ids(ground.table)[known], name="id")
+    matrix = metrics.confusion(everywhere.truth, number[first], size)
     overall = metrics.estimate(value.value, value.draws)
-    about = _rows.about(table)
+    about = _rows.about(ground.table)
     return Score(
-        task="domains", target=target, metric="ARI", scored=scored,
+        task="domains", target=target, metric="ARI", scored=ground.scored,
         value=value.value, interval=(overall.low, overall.high),
-        n=len(known), n_groups=len(np.unique(names[known])), cluster=unit, what=str(about.get("system", "rows")),
+        n=len(known), n_groups=everywhere.boot.times.shape[1], cluster=unit, what=str(about.get("system", "rows")),
         split=f"nothing held out: {size} domains found without labels; mean of {seeds} seeds",
-        probe=words, seed=seed, baselines=against, gains=gains, more=more, classes=classes,
-        per_class=_per_class(matrix, classes), confusion=tuple(tuple(int(v) for v in row) for row in matrix),
+        probe=ground.words, seed=seed, baselines=against, gains=gains, more=more, classes=classes,
+        per_class=metrics.per_class(matrix, classes),
+        confusion=tuple(tuple(int(v) for v in row) for row in matrix),
         predicted=pd.Series(named[number[first]], index=ids, name="predicted", dtype=object),
-        truth=pd.Series(named[truth[known]], index=ids, name="truth", dtype=object),
+        truth=pd.Series(named[everywhere.truth], index=ids, name="truth", dtype=object),
         recipe_hash=str(about.get("recipe_hash", "")), data_fingerprint=str(about.get("data_fingerprint", "")),
         remarks=(
-            *_apart(scored, against), *remarks, "names of predicted domains are those of the classes they overlap most",
+            *_apart(ground.scored, against), *remarks,
+            "names of predicted domains are those of the classes they overlap most",
         ),
     )  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
-class _Value:
-    """Agreement of several clusterings: mean, spread, draws, and coherence of the first."""
+def _against(
+    ground: Ground,
+    everywhere: Judged,
+    value: Value,
+    own: Sequence[NDArray[np.int32]],
+    truth: Codes,
+    units: Codes,
+    size: int,
+    progress: Progress,
+    more: dict[str, Estimate],
+    remarks: list[str],
+) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
+    """Each rival's agreement, and what the value gains over it on the same rows and draws."""
+    against: dict[str, Estimate] = {}
+    gains: dict[str, Estimate] = {}
+    if not ground.compare:
+        return against, gains
+    tissue, seed = ground.tissue, ground.seed
+    compared = _contenders.sections(tissue, truth, seed) if len(truth) > _inputs.MANY else None
+    places: dict[int, tuple[Judged | None, Value | None]] = {0: (everywhere, value)}
+    for rival in contenders(
+        ground.given, ground.x if ground.own else None, tissue, seed,
+        mixtures=size <= _MIXTURE_MOST, size=size, judged=compared,
+    ):  # fmt: skip
+        key = 0 if rival.rows is None else len(rival.rows)
+        if key not in places:
+            here = Judged.of(rival.rows, truth, units, tissue, seed)
+            # the value on the same rows, so that gains are paired
+            same = None if here is None else here.measure((here.told(labels) for labels in own), coherent=False)
+            places[key] = here, same
+        here, same = places[key]
+        if here is None or same is None:
+            against[rival.name] = Estimate(float("nan"), note="none of the rows it was measured on carries a label")
+            progress.advance(rival.name, by=len(own))
+            continue
+        said: list[NDArray[np.int32]] = []
+        for s in range(len(own)):
+            said.append(rival.cluster(size, seed + s))
+            progress.advance(rival.name)
+        found = here.measure(said)
+        note = "" if rival.rows is None else f"; on {len(here.at):,} rows of {here.sections} sections"
+        against[rival.name] = metrics.estimate(found.value, found.draws, found.note + note)
+        drawn = same.draws - found.draws if len(same.draws) == len(found.draws) else np.empty(0)
+        if rival.name == NOISE:
+            more["smoothed noise: same-label neighbours"] = Estimate(found.whole["same"], note="what smoothing gives")
+        gains[rival.name] = metrics.estimate(same.value - found.value, drawn)
+        if compared is not None and rival.rows is compared and len(against) == 1:
+            where = f"{len(here.at):,} labelled rows of {here.sections} whole random sections"
+            more["ARI on the rows of rivals"] = Estimate(same.value, note=f"{where}: gains start from here")
+            remarks.append(f"rivals are compared on {where}, and gains over them with the value on the same rows")
+    return against, gains
 
-    value: float
-    sd: float
-    draws: NDArray[np.float64]
-    whole: dict[str, float]
 
-    @property
-    def note(self) -> str:
-        whole = ", ".join(f"{name} {number:.2f}" for name, number in self.whole.items())
-        return f"sd {self.sd:.3f} over seeds; {whole}"
-
-
-def _measure(
-    said: Sequence[NDArray[np.int32]], truth: Codes, known: Codes, units: Codes, tissue: Tissue, seed: int
-) -> _Value:
-    wide = [labels.astype(np.int64) for labels in said]
-    values = [_agreement.ari(truth[known], labels[known]) for labels in wide]
-    boot = metrics.Bootstrap.of(units[known].astype(object), seed)
-    draws = np.mean([_agreement.draws(truth[known], labels[known], boot) for labels in wide], axis=0)
-    seen = wide[0][tissue.look] if len(wide[0]) == len(tissue.where) else wide[0]
-    whole = _agreement.coherence(seen, tissue.where[tissue.look], tissue.section[tissue.look], tissue.near)
-    return _Value(float(np.mean(values)), float(np.std(values)), draws, whole)
-
-
-def _more(
-    own: Sequence[NDArray[np.int32]], truth: Codes, known: Codes, tissue: Tissue, value: _Value
-) -> dict[str, Estimate]:
-    shared = np.array([_agreement.information(truth[known], labels[known].astype(np.int64)) for labels in own])
+def _more(own: list[NDArray[np.int32]], truth: Codes, everywhere: Judged, value: Value) -> dict[str, Estimate]:
+    shared = np.array(
+        [_agreement.information(everywhere.truth, labels[everywhere.at].astype(np.int64)) for labels in own]
+    )
     more = {
         "sd of ARI over seeds": Estimate(value.sd),
         "NMI": Estimate(float(shared[:, 0].mean()), note=f"sd {shared[:, 0].std():.3f} over seeds"),
@@ -160,16 +254,11 @@ def _more(
         "PAS": Estimate(value.whole["PAS"], note="lower is smoother"),
         "CHAOS": Estimate(value.whole["CHAOS"], note="lower is smoother"),
     }
-    parts = [rows for rows in _surroundings.each(tissue.section) if (truth[rows] >= 0).any()]
-    if len(parts) > 1:
-        each = [
-            np.mean([_agreement.ari(truth[some], labels[some].astype(np.int64)) for labels in own])
-            for rows in parts
-            for some in [rows[truth[rows] >= 0]]
-        ]
+    each = inside(truth, own, everywhere.tissue.section)
+    if len(each) > 1:
         more["ARI within sections"] = Estimate(float(np.mean(each)), note=f"mean of {len(each)} sections")
         for number, single in enumerate(each[:_PER_SECTION], 1):
-            more[f"ARI in section {number}"] = Estimate(float(single))
+            more[f"ARI in section {number}"] = Estimate(single)
     return more
 
 
@@ -185,40 +274,36 @@ def _units(tissue: Tissue) -> tuple[str, Codes]:
     return "blocks", np.unique(units, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
-def unlabelled(
-    table: AnnData,
-    levels: tuple[_nested.Level, ...],
-    x: NDArray[Any],
-    others: Mapping[str, NDArray[Any]],
-    tissue: Tissue,
-    seed: int,
-    words: str,
-    scored: str,
-) -> Score:
+def unlabelled(ground: Ground, levels: tuple[_nested.Level, ...], progress: Progress) -> Score:
     """Stability at each level's number of domains, and coherence in the tissue."""
-    tried = [level.k for level in levels if 2 <= level.k <= min(len(x), _stability.ROWS) // 2]
-    curve = _stability.stability(x, tried, seed=seed) if tried else None
+    x, tissue, seed = ground.x, ground.tissue, ground.seed
+    several = tried(ground, [level.k for level in levels])
+    curve = _stability.stability(x, several, seed=seed, done=progress.advance) if several else None
     finest = levels[-1]
     whole = _agreement.coherence(
         finest.labels[tissue.look], tissue.where[tissue.look], tissue.section[tissue.look], tissue.near
     )
-    more = {f"stability at {k}": Estimate(curve.at(k)) for k in tried} if curve else {}
+    more = {f"stability at {k}": Estimate(curve.at(k)) for k in several} if curve else {}
     names = {"same": "same-label neighbours", "PAS": "PAS", "CHAOS": "CHAOS"}
     more |= {names[name]: Estimate(number, note=f"at {finest.k} domains") for name, number in whole.items()}
     against: dict[str, Estimate] = {}
-    for name, rival in others.items():
-        if curve and "mixture" not in name:
-            against[name] = Estimate(_stability.stability(rival, [curve.k[-1]], seed=seed).mean[0])
-    about = _rows.about(table)
+    if curve and ground.compare:
+        most = curve.k[-1]
+        for rival in contenders(
+            ground.given, x if ground.own else None, tissue, seed, mixtures=False, size=1, judged=tissue.look[:0]
+        ):
+            against[rival.name] = Estimate(_stability.stability(rival.x, [most], seed=seed).mean[0])
+            progress.advance(rival.name)
+    about = _rows.about(ground.table)
     return Score(
-        task="domains", target=f"{finest.k} domains", metric="stability", scored=scored,
+        task="domains", target=f"{finest.k} domains", metric="stability", scored=ground.scored,
         value=curve.mean[-1] if curve else float("nan"),
         interval=(float("nan"), float("nan")), n=len(x), n_groups=int(tissue.section.max()) + 1,
-        what=str(about.get("system", "rows")), split="k-means of random halves, mean pairwise ARI", probe=words,
+        what=str(about.get("system", "rows")), split="k-means of random halves, mean pairwise ARI", probe=ground.words,
         seed=seed, baselines=against, more=more, recipe_hash=str(about.get("recipe_hash", "")),
         data_fingerprint=str(about.get("data_fingerprint", "")),
         remarks=(
-            *_apart(scored, against),
+            *_apart(ground.scored, against),
             "no labels to compare with: stability says that domains come back, not that they are right",
         ),
     )  # fmt: skip
@@ -230,17 +315,3 @@ def _apart(scored: str, against: Mapping[str, Estimate]) -> tuple[str, ...]:
         return ()
     beside = "; its own rows stand beside it" if any(name.startswith("features") for name in against) else ""
     return (f"the features of the network took no part in this value{beside}",)
-
-
-def _per_class(matrix: NDArray[np.int64], classes: tuple[str, ...]) -> dict[str, dict[str, float]]:
-    right, true, said = np.diag(matrix).astype(float), matrix.sum(axis=1), matrix.sum(axis=0)
-    f1 = metrics.per_class_f1(matrix)
-    return {
-        name: {
-            "precision": float(right[i] / said[i]) if said[i] else float("nan"),
-            "recall": float(right[i] / true[i]) if true[i] else float("nan"),
-            "f1": float(f1[i]),
-            "n": int(true[i]),
-        }
-        for i, name in enumerate(classes)
-    }

@@ -6,7 +6,7 @@ n rows, K classes, G clusters (sections or brains), B bootstrap draws.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -37,9 +37,16 @@ class Bootstrap:
     times: NDArray[np.float64]
 
     @classmethod
-    def of(cls, names: NDArray[np.object_], seed: int) -> Bootstrap:
-        """Draw clusters, as many as there are, `DRAWS` times."""
-        _, number = np.unique(names.astype(str), return_inverse=True)
+    def of(cls, names: NDArray[Any], seed: int) -> Bootstrap:
+        """Draw clusters, as many as there are, `DRAWS` times; whole numbers from 0 are names, too."""
+        if names.dtype.kind in "iu":
+            held = np.flatnonzero(np.bincount(names))
+            # numbers in the order of their text, as any other names
+            order = np.empty(int(held[-1]) + 1, dtype=np.int64)
+            order[held[np.argsort(held.astype(str))]] = np.arange(len(held))
+            number = order[names]
+        else:
+            _, number = np.unique(names.astype(str), return_inverse=True)
         count = int(number.max()) + 1
         rng = stream(seed, "bootstrap", count)
         times = rng.multinomial(count, np.full(count, 1 / count), size=DRAWS).astype(np.float64)
@@ -63,6 +70,22 @@ def per_class_f1(matrix: NDArray[np.number]) -> NDArray[np.float64]:
     right = np.diagonal(matrix, axis1=-2, axis2=-1).astype(np.float64)
     true, said = matrix.sum(axis=-1), matrix.sum(axis=-2)
     return np.where(true > 0, 2 * right / np.maximum(true + said, 1e-12), np.nan)
+
+
+def per_class(matrix: NDArray[np.int64], classes: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    """Precision, recall, F1 and n of each class by name, of a confusion matrix (K, K); NaN where there are no rows."""
+    right = np.diag(matrix).astype(float)
+    true, said = matrix.sum(axis=1), matrix.sum(axis=0)
+    f1 = per_class_f1(matrix)
+    return {
+        name: {
+            "precision": float(right[i] / said[i]) if said[i] else float("nan"),
+            "recall": float(right[i] / true[i]) if true[i] else float("nan"),
+            "f1": float(f1[i]),
+            "n": int(true[i]),
+        }
+        for i, name in enumerate(classes)
+    }
 
 
 def macro_f1(matrix: NDArray[np.number]) -> NDArray[np.float64]:

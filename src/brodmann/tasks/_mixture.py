@@ -16,7 +16,7 @@ from torch import Tensor
 
 from brodmann.errors import Refused
 from brodmann.samples import stream
-from brodmann.tasks._cluster import kmeans
+from brodmann.tasks._cluster import Rows, kmeans
 
 Covariance = Literal["full", "tied", "diag"]
 
@@ -47,24 +47,27 @@ class Mixture:
     factors: NDArray[np.float64]
     log_likelihood: float
 
-    def log_joint(self, x: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    def log_joint(self, x: Rows) -> NDArray[np.float64]:
         """Log density of each row with each component, weights included: (n, k) float64."""
         state = tuple(torch.from_numpy(part) for part in (self.weights, self.means, self.factors))
         parts = [_log_joint(_rows(x, i), *state).numpy() for i in range(0, len(x), _BLOCK)]
         return np.concatenate(parts) if parts else np.empty((0, len(self.weights)))
 
     def predict(
-        self, x: NDArray[np.floating[Any]], neighbours: NDArray[np.integer[Any]] | None = None, *, beta: float = 0.0
+        self, x: Rows, neighbours: NDArray[np.integer[Any]] | None = None, *, beta: float = 0.0
     ) -> NDArray[np.int32]:
         """Component of each row, smoothed over its neighbours when they are given: (n,) int32."""
-        joint = torch.from_numpy(self.log_joint(x))
         if neighbours is None or beta == 0:
-            return joint.argmax(dim=1).to(torch.int32).numpy()
+            labels = np.empty(len(x), dtype=np.int32)
+            for i in range(0, len(x), _BLOCK):
+                labels[i : i + _BLOCK] = self.log_joint(x[i : i + _BLOCK]).argmax(axis=1)
+            return labels
+        joint = torch.from_numpy(self.log_joint(x))
         return _mean_field(joint, _graph(neighbours), beta, 20).argmax(dim=1).to(torch.int32).numpy()
 
 
 def gmm(
-    x: NDArray[np.floating[Any]],
+    x: Rows,
     k: int,
     *,
     covariance: Covariance = "full",
@@ -123,7 +126,7 @@ def gmm(
 
 
 def _fit(
-    x: NDArray[np.floating[Any]],
+    x: Rows,
     share: Tensor,
     covariance: Covariance,
     floor: float,
@@ -157,9 +160,7 @@ def _fit(
     return Mixture(labels, weights.numpy(), means.numpy(), factors.numpy(), value)
 
 
-def _maximise(
-    x: NDArray[np.floating[Any]], share: Tensor, covariance: Covariance, floor: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _maximise(x: Rows, share: Tensor, covariance: Covariance, floor: float) -> tuple[Tensor, Tensor, Tensor]:
     """M-step: weights, means, upper factors of the precisions."""
     k, d = share.shape[1], x.shape[1]
     count = share.sum(dim=0).clamp_min(1e-9)
@@ -220,11 +221,11 @@ def _mean_field(joint: Tensor, graph: csr_matrix, beta: float, rounds: int, shar
     return share
 
 
-def _rows(x: NDArray[np.floating[Any]], start: int) -> Tensor:
+def _rows(x: Rows, start: int) -> Tensor:
     return torch.from_numpy(np.asarray(x[start : start + _BLOCK], dtype=np.float64))
 
 
-def _moments(x: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _moments(x: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and covariance of all rows."""
     total = torch.zeros(x.shape[1], dtype=torch.float64)
     for i in range(0, len(x), _BLOCK):

@@ -53,6 +53,18 @@ def brains(table: AnnData) -> NDArray[np.object_]:
     return places(table)["subject"].astype(str).to_numpy(dtype=object)
 
 
+def numbers(column: Any) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Number of each row's text, by first appearance, and the texts; the texts of a categorical are not spelt out."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        known = column.cat
+        codes, held = pd.factorize(np.asarray(known.codes))
+        texts = [str(name) for name in known.categories]
+        # code -1 is a missing text
+        return codes.astype(np.int64), tuple("nan" if code < 0 else texts[code] for code in held.tolist())
+    codes, held = pd.factorize(column.astype(str).to_numpy(dtype=object))
+    return codes.astype(np.int64), tuple(str(name) for name in held)
+
+
 def features(table: AnnData) -> NDArray[np.float32]:
     """Features (n, d) float32.
 

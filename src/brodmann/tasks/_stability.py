@@ -8,9 +8,8 @@ in space.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from brodmann.errors import Usage
 from brodmann.samples import stream
 from brodmann.tasks import _agreement
-from brodmann.tasks._cluster import assign, kmeans
+from brodmann.tasks._cluster import Rows, assign, kmeans
 
 ROWS = 100_000
 
@@ -60,13 +59,14 @@ def grid(rows: int, *, most: int | None = None, points: int = 16) -> tuple[int, 
 
 
 def stability(
-    x: NDArray[np.floating[Any]],
+    x: Rows,
     ks: Sequence[int],
     *,
-    null: NDArray[np.floating[Any]] | None = None,
+    null: Rows | None = None,
     repeats: int = 5,
     rows: int = ROWS,
     seed: int = 0,
+    done: Callable[[str], object] | None = None,
 ) -> Stability:
     """Measure the stability of each number of clusters.
 
@@ -81,6 +81,8 @@ def stability(
     rows : int
         At most so many random rows take part.
     seed : int
+    done : callable, optional
+        Told when a number of clusters was measured.
 
     Returns
     -------
@@ -98,7 +100,11 @@ def stability(
             f"numbers of domains should lie between 2 and {len(some) // 2} for {len(some):,} rows.",
             found=", ".join(map(str, tried)) or "none.",
         )
-    found = [_pairs(np.asarray(x[some], dtype=np.float32), k, repeats, seed) for k in tried]
+    taken, found = np.asarray(x[some], dtype=np.float32), list[NDArray[np.float64]]()
+    for k in tried:
+        found.append(_pairs(taken, k, repeats, seed))
+        if done is not None:
+            done(f"stability at {k}")
     mean = tuple(float(pairs.mean()) for pairs in found)
     flat: tuple[float, ...] = ()
     if null is not None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
@@ -49,7 +48,7 @@ class Tissue:
     def of(cls, table: AnnData, m: int) -> Tissue:
         """Tissue of a table, with ``m`` neighbours."""
         where, section = positions(table), sections(table)
-        animal = pd.factorize(_rows.brains(table))[0].astype(np.int64)
+        animal = _rows.numbers(_rows.places(table)["subject"])[0]
         look = np.arange(len(where))
         if len(where) > _LOOK:
             every, parts = list(each(section)), list[NDArray[np.int64]]()
@@ -71,7 +70,7 @@ def positions(table: AnnData) -> NDArray[np.float64]:
 
 def sections(table: AnnData) -> NDArray[np.int64]:
     """Number of the section of every row: (n,) int64."""
-    return pd.factorize(_rows.places(table)["section"])[0].astype(np.int64)
+    return _rows.numbers(_rows.places(table)["section"])[0]
 
 
 def neighbours(where: NDArray[np.float64], section: NDArray[np.int64], m: int) -> NDArray[np.int32]:
@@ -133,6 +132,17 @@ def noise(around: Sequence[csr_matrix], seed: int) -> NDArray[np.float32]:
     """White noise smoothed like the data, twenty numbers a row: what smoothing makes of nothing."""
     n = cast("tuple[int, int]", around[0].shape)[0]
     return means(stream(seed, "smoothed noise", n).standard_normal((n, _NOISE)), around)
+
+
+def smoothed_noise(
+    where: NDArray[np.float64], section: NDArray[np.int64], seed: int, scales: Sequence[float] = SCALES
+) -> NDArray[np.float32]:
+    """What `noise` gives under `kernels` of all rows, held for one section at a time: (n, 60) float32."""
+    white = stream(seed, "smoothed noise", len(where)).standard_normal((len(where), _NOISE))
+    result = np.empty((len(where), _NOISE * len(scales)), dtype=np.float32)
+    for rows in each(section):
+        result[rows] = means(white[rows], kernels(where[rows], section[rows], scales))
+    return result
 
 
 def spacing(where: NDArray[np.float64]) -> float:

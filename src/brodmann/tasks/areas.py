@@ -173,7 +173,7 @@ def areas(
         gains=gains,
         more=more,
         classes=known.classes,
-        per_class=_per_class(matrix, known.classes),
+        per_class=metrics.per_class(matrix, known.classes),
         confusion=tuple(tuple(int(v) for v in row) for row in matrix),
         predicted=_series(known.classes, said, names, "predicted"),
         truth=_series(known.classes, truth, names, "truth"),
@@ -370,21 +370,6 @@ def _borders(
             low, middle, high = np.percentile(some, [25, 50, 75])
             result[name] = Estimate(float(middle), float(low), float(high), "median and quartiles")
     return result
-
-
-def _per_class(matrix: NDArray[np.int64], classes: tuple[str, ...]) -> dict[str, dict[str, float]]:
-    right = np.diag(matrix).astype(float)
-    true, said = matrix.sum(axis=1), matrix.sum(axis=0)
-    f1 = metrics.per_class_f1(matrix)
-    return {
-        name: {
-            "precision": float(right[i] / said[i]) if said[i] else float("nan"),
-            "recall": float(right[i] / true[i]) if true[i] else float("nan"),
-            "f1": float(f1[i]),
-            "n": int(true[i]),
-        }
-        for i, name in enumerate(classes)
-    }
 
 
 def _series(classes: tuple[str, ...], codes: Codes, names: NDArray[np.object_], title: str) -> pd.Series:

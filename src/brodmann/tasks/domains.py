@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, cast
@@ -13,12 +13,12 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from brodmann.errors import Refused, Usage
-from brodmann.samples import stream
-from brodmann.tasks import _consensus, _nested, _rows, _stability, _surroundings
+from brodmann.progress import Say
+from brodmann.tasks import _consensus, _inputs, _nested, _rows, _stability, _surroundings
 from brodmann.tasks import _domain_score as judged
-from brodmann.tasks._cluster import kmeans
-from brodmann.tasks._domain_score import Clusterer
-from brodmann.tasks._mixture import gmm
+from brodmann.tasks._cluster import Rows, means
+from brodmann.tasks._contenders import Clusterer, by_kmeans, noise
+from brodmann.tasks._inputs import Inputs
 from brodmann.tasks._score import Score
 from brodmann.tasks._stability import Stability
 from brodmann.tasks._surroundings import Tissue
@@ -26,11 +26,8 @@ from brodmann.tasks._surroundings import Tissue
 Codes = NDArray[np.int64]
 Path = Literal["auto", "consensus", "features"]
 
-SMALL = 20_000
-"""Rows below which surroundings without a network are the default path: networks learn little more from so few."""
-
-_GMM_ROWS = 20_000
-_BLOCK = 65_536
+_SURROUNDINGS = ("composition", "means", "own")
+"""Baselines that the path without a network takes; below `_inputs.SMALL` rows networks learn little more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +69,7 @@ def domains(
     seeds: int = 5,
     seed: int = 0,
     compare: bool = True,
+    say: Say | None = None,
 ) -> Domains:
     """Find domains, and say how they compare with what needs no network.
 
@@ -79,6 +77,10 @@ def domains(
     the best. Beside it stand: the features and every baseline of the table, each by k-means and by a tied Gaussian
     mixture; smoothed noise, which shows what smoothing alone gives; and coherence in the tissue, which means nothing
     without agreement.
+
+    Of more than a million rows all are given domains, and the value is over all that are labelled. Rivals learn from
+    random rows of the whole table, as k-means of the features does, and are compared on whole random sections of a
+    million rows together; gains over them take the value on the same rows, and the score says on which.
 
     Parameters
     ----------
@@ -96,6 +98,8 @@ def domains(
         Number of repeats, and the key of every draw.
     compare : bool
         False leaves out rivals.
+    say : Say, optional
+        Where progress and an estimate go; nowhere by default.
 
     Returns
     -------
@@ -112,37 +116,33 @@ def domains(
         raise Usage("domains need at least one clustering.", found=f"seeds={seeds}.")
     truth, classes = _truth(table, target)
     tissue = Tissue.of(table, _consensus.NEIGHBOURS)
-    given = _inputs(table, tissue.animal)
+    given = Inputs(table, tissue.animal)
     chosen = _path(path, len(tissue.section), given)
     x, found = _clusterer(chosen, given, tissue, seed)
     cluster = cache(found)
     curve: Stability | None = None
     if k == "stability" or (k is None and target is None):
         top = _stability.grid(len(x))
-        curve = _stability.stability(x, top, null=_noise(tissue, seed), seed=seed)
+        curve = _stability.stability(x, top, null=noise(tissue, seed), seed=seed)
         ks: tuple[int, ...] = curve.picks
     else:
         ks = (len(classes),) if k is None else (k,) if isinstance(k, int) else tuple(int(one) for one in cast("Any", k))
     if not ks or min(ks) < 1 or max(ks) > len(x):
         raise Usage(f"numbers of domains should lie between 1 and {len(x):,}.", found=", ".join(map(str, ks)))
-    leaves = cluster(max(ks), seed)
-    used, leaves = np.unique(leaves, return_inverse=True)
-    centres = np.stack([np.asarray(x[leaves == leaf], np.float32).mean(axis=0) for leaf in range(len(used))])
-    levels = _nested.levels(leaves, centres, [min(one, len(used)) for one in ks])
-    others = _rivals(given, tissue, seed) if compare else {}
-    if chosen == "features":
-        # it is the value that is scored: no rival of itself
-        others.pop("features, k-means", None)
     words = {"consensus": _consensus.WORDS, "features": "k-means of the features"}[chosen]
-    scored = {"consensus": judged.CONSENSUS, "features": "features"}[chosen]
-    if truth is None:
-        score = judged.unlabelled(
-            table, levels, x, {name: rival[0] for name, rival in others.items()}, tissue, seed, words, scored
-        )
-    else:
-        score = judged.labelled(
-            table, str(target), truth, classes, cluster, levels, others, tissue, seeds, seed, words, scored
-        )
+    ground = judged.Ground(table, tissue, given, x, words, chosen == "features", seed, compare)
+    with judged.work(ground, say or Say(quiet=True), ks, len(classes), seeds) as progress:
+        leaves = cluster(max(ks), seed)
+        progress.advance(f"{max(ks):,} domains")
+        used = np.flatnonzero(np.bincount(leaves))
+        if len(used) <= int(leaves.max()):
+            leaves = np.searchsorted(used, leaves).astype(np.int32)
+        levels = _nested.levels(leaves, means(x, leaves, len(used)), [min(one, len(used)) for one in ks])
+        del leaves
+        if truth is None:
+            score = judged.unlabelled(ground, levels, progress)
+        else:
+            score = judged.labelled(ground, str(target), truth, classes, cluster, levels, seeds, progress)
     return Domains(levels, score, curve, words)
 
 
@@ -153,35 +153,21 @@ def _truth(table: AnnData, target: str | None) -> tuple[Codes | None, tuple[str,
     obs = _rows.places(table)
     if target not in obs:
         raise Usage(f"the target should be a column of the table, not '{target}'.", found=f"{', '.join(obs.columns)}.")
-    column = obs[target]
-    names = np.where(column.isna(), "", column.astype(str)).astype(object)
-    classes = tuple(sorted({str(name) for name in names if name}))
+    column = cast("pd.Series", obs[target])
+    number, texts = _rows.numbers(column)
+    # an empty text is no label, and of a missing one the text says nothing
+    there = ~column.isna().to_numpy() & ~np.isin(number, [i for i, text in enumerate(texts) if not text])
+    held = np.bincount(number[there], minlength=len(texts)) > 0
+    classes = tuple(sorted({text for text, some in zip(texts, held, strict=True) if some}))
     if len(classes) < 2:
         raise Refused(f"target '{target}' should have at least two classes.", found=", ".join(classes) or "no label.")
-    number = {name: i for i, name in enumerate(classes)}
-    return np.array([number.get(str(name), -1) for name in names], dtype=np.int64), classes
+    rank = {name: i for i, name in enumerate(classes)}
+    return np.where(there, np.array([rank.get(text, -1) for text in texts], dtype=np.int64)[number], -1), classes
 
 
-def _inputs(table: AnnData, animal: Codes) -> dict[str, NDArray[Any]]:
-    """Features and baselines of the table by name, centred in each animal."""
-    stored = cast("Mapping[str, Any]", table.obsm)
-    raw = {"features": table.X} | {
-        name.removeprefix("baseline_"): stored[name] for name in sorted(stored) if name.startswith("baseline_")
-    }
-    found: dict[str, NDArray[Any]] = {}
-    for name, values in raw.items():
-        values = np.asarray(values)
-        # float16 stays float16: ten million rows would not fit twice.
-        values = values if len(values) > SMALL else values.astype(np.float32)
-        if not all(np.isfinite(values[i : i + _BLOCK]).all() for i in range(0, len(values), _BLOCK)):
-            raise Refused(f"'{name}' should be finite.", found="NaN or infinity in the table.")
-        found[name] = _consensus.centred(values, animal)
-    return found
-
-
-def _path(path: Path, rows: int, given: Mapping[str, Any]) -> Literal["consensus", "features"]:
-    able = bool({"own", "means", "composition"} & set(given))
-    if path == "features" or (path == "auto" and (rows >= SMALL or not able)):
+def _path(path: Path, rows: int, given: Inputs) -> Literal["consensus", "features"]:
+    able = any(name in given for name in _SURROUNDINGS)
+    if path == "features" or (path == "auto" and (rows >= _inputs.SMALL or not able)):
         return "features"
     if path not in {"auto", "consensus"}:
         raise Usage("the path should be 'auto', 'consensus' or 'features'.", found=repr(path))
@@ -194,45 +180,14 @@ def _path(path: Path, rows: int, given: Mapping[str, Any]) -> Literal["consensus
     return "consensus"
 
 
-def _clusterer(
-    chosen: str, given: Mapping[str, NDArray[Any]], tissue: Tissue, seed: int
-) -> tuple[NDArray[Any], Clusterer]:
+def _clusterer(chosen: str, given: Inputs, tissue: Tissue, seed: int) -> tuple[Rows, Clusterer]:
     """What is clustered, and a function of (k, seed) that clusters it."""
     if chosen == "features":
-        return given["features"], _by_kmeans(given["features"])
+        x = given["features"]
+        return x, by_kmeans(x)
     near = tissue.near
     if len(tissue.look) < len(tissue.where):
         near = _surroundings.neighbours(tissue.where, tissue.section, _consensus.NEIGHBOURS)
-    made = _consensus.describe(given, tissue.where, tissue.section, tissue.animal, seed=seed).blocks
+    read = {name: np.asarray(given[name][:]) for name in _SURROUNDINGS if name in given}
+    made = _consensus.describe(read, tissue.where, tissue.section, tissue.animal, seed=seed).blocks
     return list(made.values())[-1], lambda k, s: _consensus.consensus(made, k, near, s).labels
-
-
-def _by_kmeans(x: NDArray[Any]) -> Clusterer:
-    starts = 10 if len(x) <= SMALL else 1
-    return lambda k, s: kmeans(x, k, seed=s, n_init=starts).labels
-
-
-def _by_mixture(x: NDArray[Any]) -> Clusterer:
-    def cluster(k: int, s: int) -> NDArray[np.int32]:
-        rows = np.sort(stream(s, "mixture rows", len(x)).permutation(len(x))[:_GMM_ROWS])
-        fitted = gmm(np.asarray(x[rows], np.float32), k, covariance="tied", seed=s)
-        return fitted.labels if len(rows) == len(x) else fitted.predict(x)
-
-    return cluster
-
-
-def _rivals(given: Mapping[str, NDArray[Any]], tissue: Tissue, seed: int) -> dict[str, tuple[NDArray[Any], Clusterer]]:
-    """Every rival by name: what it clusters, and how."""
-    found: dict[str, tuple[NDArray[Any], Clusterer]] = {}
-    for name, x in given.items():
-        found[f"{name}, k-means"] = x, _by_kmeans(x)
-        found[f"{name}, tied mixture"] = x, _by_mixture(x)
-    noise = _noise(tissue, seed)
-    found["smoothed noise"] = noise, _by_kmeans(noise)
-    return found
-
-
-def _noise(tissue: Tissue, seed: int) -> NDArray[np.float32]:
-    """Smoothed noise on the rows whose coherence is measured."""
-    around = _surroundings.kernels(tissue.where[tissue.look], tissue.section[tissue.look])
-    return _surroundings.noise(around, seed)
