@@ -15,32 +15,20 @@ optional::
 
 from __future__ import annotations
 
-import json
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pydantic
-from numpy.typing import NDArray
 
-from brodmann.errors import Corrupt, Refused
+from brodmann import sidecar
+from brodmann.errors import Refused
 from brodmann.settings import settings
-from brodmann.space import SPACES, Space
+from brodmann.sidecar import NamedSpace, Positive, Row, named_space
+from brodmann.space import Space
 
 NAME = "cells.json"
 LIMIT_BYTES = 50_000_000
-Row = tuple[float, float, float]
-Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
-
-
-@settings
-class NamedSpace:
-    """A space of the user's own."""
-
-    name: str
-    orientation: Annotated[str, pydantic.Field(pattern="^[a-z]{3}$")]
-    extent_mm: tuple[Positive, Positive, Positive]
-    origin: str
 
 
 @settings
@@ -111,22 +99,7 @@ class Stated:
         Refused
             Unknown name, or a known name with another meaning.
         """
-        if self.space is None or self.space == "unregistered":
-            return None
-        if isinstance(self.space, str):
-            if self.space not in SPACES:
-                raise Refused(
-                    f"{NAME} should name a known space.",
-                    found=f"'{self.space}'.",
-                    do=f"known: {', '.join(sorted(SPACES))}, unregistered; or describe your own with name, "
-                    "orientation, extent_mm and origin.",
-                )
-            return SPACES[self.space]
-        own = self.space
-        space = Space(name=own.name, orientation=own.orientation, extent_mm=own.extent_mm, origin=own.origin)
-        if SPACES.get(own.name, space) != space:
-            raise Refused(f"space '{own.name}' has a fixed meaning.", found=f"another in {NAME}.", do="rename yours.")
-        return space
+        return named_space(self.space, where=NAME)
 
 
 def stated_for(path: Path) -> tuple[Stated, Path | None]:
@@ -147,14 +120,7 @@ def read_stated(path: Path) -> Stated:
     Refused
         Listing each unknown key or wrong value with its path.
     """
-    try:
-        stated = pydantic.TypeAdapter(Stated).validate_python(_strict_json(path))
-    except pydantic.ValidationError as error:
-        lines = [
-            f"{'.'.join(str(part) for part in item['loc'] if part != 'NamedSpace')}: {item['msg']}"
-            for item in error.errors()
-        ]
-        raise Refused(f"{path.name} should describe cells.", found="; ".join(lines[:8])) from error
+    stated = sidecar.read(path, Stated, what="cells", limit_bytes=LIMIT_BYTES)
     check(stated, where=path.name)
     return stated
 
@@ -177,17 +143,12 @@ def check(stated: Stated, *, where: str = NAME) -> None:
     if placed and stated.xyz is not None:
         raise Refused(f'{where} should place cells once: "to_mm" or "xyz".', found="both.")
     for entry in placed:
-        _check_transform(np.array(entry.to_mm, np.float64), where=entry.id)
+        sidecar.check_transform(np.array(entry.to_mm, np.float64), where=entry.id)
 
 
 def inside(folder: Path, name: str) -> Path:
-    """File of a folder; names that lead out of it are refused."""
-    pure = PurePosixPath(name)
-    if not name or pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
-        raise Refused(f"file names should stay inside {folder.name}.", found=repr(name), do="use a plain name.")
-    path = folder.joinpath(*pure.parts)
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise Refused(f"{name} should lie inside {folder.name}.", found="a link that leads out of it.")
+    """File that lies in a folder; names that lead out of it are refused."""
+    path = sidecar.inside(folder, name)
     if not path.exists():
         raise Refused(f"{name} should lie in {folder.name}.", found="no such file.")
     return path
@@ -195,37 +156,3 @@ def inside(folder: Path, name: str) -> Path:
 
 def _is_plain_folder(path: Path) -> bool:
     return path.is_dir() and path.suffix != ".zarr"
-
-
-def _strict_json(path: Path) -> Any:
-    if path.stat().st_size > LIMIT_BYTES:
-        raise Refused(f"{path.name} should be a small JSON file.", found=f"{path.stat().st_size:,} bytes.")
-
-    def refuse(constant: str) -> Any:
-        raise Refused(f"{path.name} should hold finite numbers.", found=constant)
-
-    try:
-        return json.loads(path.read_text("utf-8"), parse_constant=refuse)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Corrupt(f"{path.name} should be JSON.", found=str(error), cause="a file cut short or edited.") from error
-
-
-def _check_transform(to_mm: NDArray[np.float64], *, where: str) -> None:
-    """Refuse a map that cannot be um -> mm; registration stretches by less than two, wrong units by far more."""
-    lengths = np.linalg.norm(to_mm[:, :2], axis=0) * 1000
-    if not np.isfinite(to_mm).all() or not (lengths > 0).all():
-        raise Refused(f"to_mm of {where} should be finite and not flat.", found="a column of zeros, NaN or infinity.")
-    worst = float(lengths[np.argmax(np.abs(np.log(lengths)))])
-    if not 0.5 <= worst <= 2.0:
-        raise Refused(
-            f"to_mm of {where} should turn 1000 um into about 1 mm.",
-            found=f"{worst:.4g} mm.",
-            cause="a map to um instead of mm." if 500 < worst < 2000 else "a map from mm, from pixels, or to voxels.",
-            do="write to_mm as mm per um.",
-        )
-    if abs(float(to_mm[:, 0] @ to_mm[:, 1])) / float(np.prod(lengths / 1000)) > 0.5:
-        raise Refused(
-            f"to_mm of {where} should keep x and y about square to each other.",
-            found="less than 60 degrees between them.",
-            cause="rows and columns of the matrix swapped: each of the three rows gives one axis of the space.",
-        )

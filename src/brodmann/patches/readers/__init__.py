@@ -14,6 +14,7 @@ from brodmann.patches.image import Image, ImageSection
 from brodmann.patches.readers import quicknii, sidecar, spots
 from brodmann.patches.readers.sidecar import Entry, Stated
 from brodmann.patches.source import Source
+from brodmann.sidecar import check_transform, inside, strict_json
 from brodmann.space import Space, unregistered
 
 __all__ = ["Entry", "Stated", "image", "read"]
@@ -57,7 +58,7 @@ def read(path: Path, stated: Stated | None = None) -> Source:
         raise Refused(f"there should be data at {path}.", found="nothing.", do="check the path.")
     if path.name.endswith(".json") and path.is_file() and not _is_store(path.parent):
         folder, file = path.parent, None
-        content = sidecar.strict_json(path)
+        content = strict_json(path)
         if quicknii.is_anchoring(content):
             stated = stated or Stated(anchoring=path.name)
         else:
@@ -169,7 +170,7 @@ def _anchors(
     if own or (stated.space is not None and stated.anchoring is None):
         return space, {}
     if stated.anchoring is not None:
-        found = [sidecar.inside(folder, stated.anchoring)]
+        found = [inside(folder, stated.anchoring)]
     else:
         listed = [path for path in sorted(folder.glob("*.json")) if path.name != "sections.json"]
         found = [path for path in listed if quicknii.is_anchoring(_try_json(path))]
@@ -181,7 +182,7 @@ def _anchors(
             found=", ".join(path.name for path in found),
             do="open the one you mean by its path.",
         )
-    target, anchors, bad = quicknii.anchors(sidecar.strict_json(found[0]), where=found[0].name)
+    target, anchors, bad = quicknii.anchors(strict_json(found[0]), where=found[0].name)
     if space is not None:
         space.require(target)
     skipped.extend(bad)
@@ -190,7 +191,7 @@ def _anchors(
 
 def _try_json(path: Path) -> object:
     try:
-        return sidecar.strict_json(path)
+        return strict_json(path)
     except BrodmannError:
         return None
 
@@ -224,7 +225,7 @@ def _section(
     space: Space | None,
     series_um: float | None,
 ) -> ImageSection:
-    path = sidecar.inside(folder, entry.file)
+    path = inside(folder, entry.file)
     if not path.exists():
         raise Refused(f"{entry.file} should exist.", found="no such file.", cause="listed, but moved or not copied.")
     if entry.sha256 is not None:
@@ -259,8 +260,8 @@ def _section(
         )
     else:
         to_mm = np.array([[0.001, 0, 0], [0, 0.001, 0], [0, 0, 0]], np.float64)
-    sidecar.check_transform(to_mm, where=entry.file)
-    points = sidecar.inside(folder, entry.points) if entry.points is not None else table
+    check_transform(to_mm, where=entry.file)
+    points = inside(folder, entry.points) if entry.points is not None else table
     return ImageSection(
         id=entry.id or path.stem,
         subject=stated.of(entry, "subject") or folder.resolve().name,
@@ -320,7 +321,7 @@ def _verify(path: Path, expected: str) -> None:
 
 def _state(folder: Path, entry: Entry, section: ImageSection) -> bytes:
     """Hash of one section: its bytes (ends and sizes), its place, its points."""
-    path = sidecar.inside(folder, entry.file)
+    path = inside(folder, entry.file)
     digest = hashlib.sha256()
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     # Reading the ends of every chunk of a large store would take minutes: all sizes, but the bytes of 64 files.

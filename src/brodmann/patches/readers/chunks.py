@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brodmann.errors import BrodmannError, Corrupt, Refused
-from brodmann.patches.readers.sidecar import strict_json
+from brodmann.sidecar import strict_json
 
 LIMIT_CHUNKS = 20_000_000
 POOL_BYTES = 16_000_000

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from brodmann.errors import BrodmannError, Corrupt, Refused
 from brodmann.patches.readers.blocks import LIMIT_BLOCK_BYTES, Blocks, reductions, scaling
 from brodmann.patches.readers.chunks import Absent, Header, header, opener
-from brodmann.patches.readers.sidecar import inside, strict_json
 from brodmann.patches.resample import Pixels
+from brodmann.sidecar import inside, strict_json
 
 _MICRONS = {
     "meter": 1e6,

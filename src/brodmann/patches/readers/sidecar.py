@@ -13,8 +13,7 @@ Keys beside ``sections`` are defaults for every section.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import numpy as np
@@ -22,23 +21,11 @@ import pandas as pd
 import pydantic
 from numpy.typing import NDArray
 
-from brodmann.errors import Corrupt, Refused
+from brodmann import sidecar
+from brodmann.errors import Refused
 from brodmann.settings import settings
-from brodmann.space import SPACES, Space
-
-LIMIT_BYTES = 200_000_000
-Row = tuple[float, float, float]
-Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
-
-
-@settings
-class NamedSpace:
-    """A space of the user's own."""
-
-    name: str
-    orientation: Annotated[str, pydantic.Field(pattern="^[a-z]{3}$")]
-    extent_mm: tuple[Positive, Positive, Positive]
-    origin: str
+from brodmann.sidecar import NamedSpace, Positive, Row, named_space
+from brodmann.space import Space
 
 
 @settings
@@ -92,40 +79,7 @@ class Stated:
         Refused
             Unknown name, or a known name with another meaning.
         """
-        if self.space is None or self.space == "unregistered":
-            return None
-        if isinstance(self.space, str):
-            if self.space not in SPACES:
-                raise Refused(
-                    "sections.json should name a known space.",
-                    found=f"'{self.space}'.",
-                    do=f"known: {', '.join(sorted(SPACES))}, unregistered; or describe your own with name, "
-                    "orientation, extent_mm and origin.",
-                )
-            return SPACES[self.space]
-        own = self.space
-        space = Space(name=own.name, orientation=own.orientation, extent_mm=own.extent_mm, origin=own.origin)
-        if SPACES.get(own.name, space) != space:
-            raise Refused(
-                f"space '{own.name}' has a fixed meaning.",
-                found="another one in sections.json.",
-                do="use another name.",
-            )
-        return space
-
-
-def strict_json(path: Path) -> Any:
-    """Parse JSON; NaN, infinity, huge files and damage are refused by name."""
-    if path.stat().st_size > LIMIT_BYTES:
-        raise Refused(f"{path.name} should be a small JSON file.", found=f"{path.stat().st_size:,} bytes.")
-
-    def refuse(constant: str) -> Any:
-        raise Refused(f"{path.name} should hold finite numbers.", found=constant)
-
-    try:
-        return json.loads(path.read_text("utf-8"), parse_constant=refuse)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Corrupt(f"{path.name} should be JSON.", found=str(error), cause="a file cut short or edited.") from error
+        return named_space(self.space, where="sections.json")
 
 
 def read_stated(path: Path) -> Stated:
@@ -136,57 +90,12 @@ def read_stated(path: Path) -> Stated:
     Refused
         Listing each unknown key or wrong value with its path.
     """
-    try:
-        stated = pydantic.TypeAdapter(Stated).validate_python(strict_json(path))
-    except pydantic.ValidationError as error:
-        known = "NamedSpace"
-        lines = [
-            f"{'.'.join(str(part) for part in item['loc'] if part != known)}: {item['msg']}" for item in error.errors()
-        ]
-        raise Refused(f"{path.name} should describe sections.", found="; ".join(lines[:8])) from error
+    stated = sidecar.read(path, Stated, what="sections")
     files = [entry.file for entry in stated.sections or []]
     if len(set(files)) < len(files):
         twice = sorted({file for file in files if files.count(file) > 1})
         raise Refused(f"{path.name} should list each file once.", found=f"twice: {', '.join(twice[:5])}.")
     return stated
-
-
-def inside(folder: Path, name: str) -> Path:
-    """File of a folder; names that lead out of it are refused."""
-    pure = PurePosixPath(name)
-    if not name or pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
-        raise Refused(
-            f"file names should stay inside {folder.name}.", found=repr(name), do="use a plain relative name."
-        )
-    path = folder.joinpath(*pure.parts)
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise Refused(f"{name} should lie inside {folder.name}.", found="a link that leads out of it.")
-    return path
-
-
-def check_transform(to_mm: NDArray[np.float64], *, where: str) -> None:
-    """Refuse a map that cannot be um -> mm of a section: wrong unit, mirrored beyond use, collapsed.
-
-    Registration shrinks or stretches by less than a factor of two; wrong units are off by far more.
-    """
-    if not np.isfinite(to_mm).all():
-        raise Refused(f"to_mm of {where} should be finite.", found="NaN or infinity.")
-    lengths = np.linalg.norm(to_mm[:, :2], axis=0) * 1000
-    worst = float(lengths[np.argmax(np.abs(np.log(lengths + 1e-300)))])
-    if not 0.5 <= worst <= 2.0:
-        raise Refused(
-            f"to_mm of {where} should turn 1000 um into about 1 mm.",
-            found=f"{worst:.4g} mm.",
-            cause="a map to um instead of mm." if 500 < worst < 2000 else "a map from pixels, or to voxels.",
-            do="write to_mm as mm per um.",
-        )
-    cosine = abs(float(to_mm[:, 0] @ to_mm[:, 1])) / float(np.prod(lengths / 1000))
-    if cosine > 0.5:
-        raise Refused(
-            f"to_mm of {where} should keep x and y about square to each other.",
-            found=f"an angle of {np.degrees(np.arccos(min(cosine, 1.0))):.0f} degrees.",
-            cause="rows and columns of the matrix swapped: each of the three rows gives one axis of the space.",
-        )
 
 
 def read_points(path: Path, *, pixel_um: float, width_um: float, height_um: float) -> pd.DataFrame:
