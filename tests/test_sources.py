@@ -351,6 +351,22 @@ def test_wishes_that_the_data_cannot_serve_are_refused(tmp_path: Path) -> None:
         source.open(Recipe(samples=Patches(where="points")), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("pixel_um", "said"), [(0.0105, "0.0042 mm"), (0.49, "0.196 mm"), (0.5, ""), (625.0, ""), (626.0, "250 mm")]
+)
+def test_fit_doubts_a_size_that_no_section_has_in_the_words_of_validate(
+    pixel_um: float, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after 0.0105 (mm) given for 10.5 (um); an image of 400 pixels."""
+    images.write_png(tmp_path / "a.png", images.blob())
+    images.write_sidecar(tmp_path, pixel_um=pixel_um)
+    source.open(Recipe(samples=Patches(pixel_um=1000.0)), tmp_path)
+    heard = " ".join(capsys.readouterr().err.split())
+    doubts = [f"sections are {said} wide: is the pixel size in um?"] if said else []
+    assert heard == "".join(f"{tmp_path.name}: {doubt}" for doubt in doubts)
+    assert [concern for concern in validate(tmp_path).concerns if "wide" in concern] == doubts
+
+
 def test_fingerprint_follows_content_not_time_or_place(tmp_path: Path) -> None:
     prints = []
     for name, um, seed in (("a", 4.0, 0), ("b", 4.0, 0), ("c", 4.1, 0), ("d", 4.0, 1)):

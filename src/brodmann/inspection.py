@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from brodmann.errors import BrodmannError, NoRoom, Unwritable
 from brodmann.patches import tissue
-from brodmann.patches.source import Section, Source
+from brodmann.patches.source import Section, Source, doubted_size
 from brodmann.space import Space
 
 if TYPE_CHECKING:
@@ -252,9 +252,8 @@ def _doubt(report: Report, source: Source, dark: Counter[bool], empty: list[str]
         report.concerns.append(f"stain polarity is mixed; {names[:120]} differ. State dark_stain if this is wrong.")
     if empty:
         report.concerns.append(f"no tissue found on {len(empty)}: {', '.join(empty)[:120]}")
-    sides = [max(section.width_um, section.height_um) / 1000 for section in sections]
-    if max(sides) > 250 or max(sides) < 0.2:
-        report.concerns.append(f"sections are {max(sides):.3g} mm wide: is the pixel size in um?")
+    if doubt := doubted_size(sections):
+        report.concerns.append(doubt)
     if len({section.subject for section in sections}) == 1 and len(sections) > 1:
         report.facts.append(("note", 'splits by brain need more than one subject; state "subject" if there are more'))
     if source.space.name == "unregistered":

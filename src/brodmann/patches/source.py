@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,12 @@ from numpy.typing import NDArray
 from brodmann.errors import Refused
 from brodmann.patches.recipe import Recipe
 from brodmann.space import Space
+
+if TYPE_CHECKING:
+    from brodmann.progress import Say
+
+PLAUSIBLE_MM = (0.2, 250.0)
+"""Longer side of the largest section: from a scrap of tissue to a slide of a whole human brain."""
 
 
 class Section(Protocol):
@@ -125,7 +132,7 @@ class Source:
     reader: str = "memory"
 
 
-def open(recipe: Recipe, data: str | Path | Source) -> Source:
+def open(recipe: Recipe, data: str | Path | Source, *, say: Say | None = None) -> Source:
     """Open sections: a folder with a sidecar, a folder of images, one image, or a ready `Source`.
 
     Nothing but headers is read. A file that does not pass the gate is left out and listed in ``skipped``.
@@ -135,6 +142,8 @@ def open(recipe: Recipe, data: str | Path | Source) -> Source:
     recipe : Recipe
         Says which pixel size and channels will be asked for, so that impossible wishes are refused here.
     data : path or Source
+    say : Say, optional
+        Where doubts go; standard error by default.
 
     Raises
     ------
@@ -144,10 +153,20 @@ def open(recipe: Recipe, data: str | Path | Source) -> Source:
     if isinstance(data, Source):
         return data
     from brodmann.patches import readers
+    from brodmann.progress import Say as Speaker
 
     source = readers.read(Path(data))
+    if doubt := doubted_size(source.sections):
+        (say or Speaker())(f"{source.name}: {doubt}")
     _serves(recipe, source)
     return source
+
+
+def doubted_size(sections: Sequence[Section]) -> str:
+    """What to ask when sections are of a size that no brain has, as after mm given for um; else empty."""
+    low, high = PLAUSIBLE_MM
+    widest = max(max(section.width_um, section.height_um) for section in sections) / 1000
+    return "" if low <= widest <= high else f"sections are {widest:.3g} mm wide: is the pixel size in um?"
 
 
 def _serves(recipe: Recipe, source: Source) -> None:
