@@ -5,6 +5,7 @@ Legend: C channels, h rows and w columns of a block.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -98,6 +99,46 @@ def reductions(sizes: list[tuple[int, int]], *, name: str) -> list[float]:
             )
         factors.append(float(whole) if fits else (along[0] * along[1]) ** 0.5)
     return factors
+
+
+def picked(channel: int | None, several: int, *, colour: bool, name: str) -> list[int]:
+    """Which of several channels to read: the stated one, else the only one, else the first three of a colour picture.
+
+    Raises
+    ------
+    Refused
+        The stated one is not there, or several that are no colour picture and none is stated.
+    """
+    if channel is not None and channel >= several:
+        raise Refused(f"{name} should have channel {channel}.", found=f"{several} channels.")
+    if channel is None and several != 1 and not colour:
+        raise Refused(
+            f"{name} should be grey or RGB, or one channel should be named.",
+            found=f"{several} channels.",
+            do='state "channel": 0 (or another) in sections.json.',
+        )
+    return [channel or 0] if channel is not None or not colour else [0, 1, 2]
+
+
+def side_um(across: float, down: float, *, name: str, source: str) -> float:
+    """Side of a square pixel from the two sizes that ``source``, a part of the file, gives.
+
+    Raises
+    ------
+    Refused
+        Sizes that no microscope has, or pixels that are not square.
+    """
+    found = f"{across:g} x {down:g} um ({source})."
+    if not all(math.isfinite(um) and 0.01 <= um <= 1000 for um in (across, down)):
+        raise Refused(
+            f"{name} should have pixels of 0.01 to 1000 um.",
+            found=found,
+            cause="nm or mm given as um, or an empty field.",
+            do="correct the file's metadata; a stated pixel_um does not silence a wrong one.",
+        )
+    if abs(math.log(across / down)) > 0.01:
+        raise Refused(f"{name} should have square pixels.", found=found, do="resample it to square pixels.")
+    return math.sqrt(across * down)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brodmann.errors import BrodmannError, Corrupt, Refused
-from brodmann.patches.readers.blocks import LIMIT_BLOCK_BYTES, Blocks, reductions, scaling
+from brodmann.patches.readers.blocks import LIMIT_BLOCK_BYTES, Blocks, picked, reductions, scaling, side_um
 from brodmann.patches.readers.chunks import Absent, Header, header, opener
 from brodmann.patches.resample import Pixels
 from brodmann.sidecar import inside, strict_json
@@ -74,15 +74,7 @@ class OmeZarr:
         self.factors = reductions(self.sizes, name=path.name)
         self.pixel_um: float | None = self._pixel_um(axes, [scale for _, scale in datasets])
         many = 1 if self._c is None else self._headers[0].shape[self._c]
-        if channel is not None and channel >= many:
-            raise Refused(f"{path.name} should have channel {channel}.", found=f"{many} channels.")
-        if channel is None and many not in (1, 3):
-            raise Refused(
-                f"{path.name} should be grey or RGB, or one channel should be named.",
-                found=f"{many} channels.",
-                do='state "channel": 0 (or another) in sections.json.',
-            )
-        self._pick = [channel] if channel is not None else list(range(many))
+        self._pick = picked(channel, many, colour=many == 3, name=path.name)
         self.channels = len(self._pick)
         self._arrays: list[Callable[[tuple[int, ...]], NDArray[Any]]] = [opener(head) for head in self._headers]
         lost = [name for head in self._headers for name in head.absent()]
@@ -139,14 +131,7 @@ class OmeZarr:
                 do='add "unit": "micrometer" to both axes in the store\'s metadata.',
             )
         across, down = scales[0][self._x] * micron_x, scales[0][self._y] * micron_y
-        if not all(math.isfinite(um) and 0.01 <= um <= 1000 for um in (across, down)):
-            raise Refused(
-                f"{self._path.name} should have pixels of 0.01 to 1000 um.",
-                found=f"{across:g} x {down:g} um.",
-                cause="nm or mm given as um.",
-            )
-        if abs(math.log(across / down)) > 0.01:
-            raise Refused(f"{self._path.name} should have square pixels.", found=f"{across:g} x {down:g} um.")
+        side = side_um(across, down, name=self._path.name, source="multiscales")
         for level, (scale, factor) in enumerate(zip(scales, self.factors, strict=True)):
             for axis in (self._x, self._y):
                 said = scale[axis] / scales[0][axis]
@@ -158,7 +143,7 @@ class OmeZarr:
                         found=f"scale {said:.3f} times level 0, size reduced by {factor:.3f}.",
                         cause="a wrong multiscale factor.",
                     )
-        return math.sqrt(across * down)
+        return side
 
     def _raw(self, level: int, row: int, column: int) -> NDArray[Any] | None:
         """Read stored values of one block (C, h, w); None if a chunk is absent and may be."""

@@ -19,7 +19,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from brodmann.errors import BrodmannError, Corrupt, Refused
-from brodmann.patches.readers.blocks import LIMIT_BLOCK_BYTES, Blocks, reductions, scaling
+from brodmann.patches.readers.blocks import LIMIT_BLOCK_BYTES, Blocks, picked, reductions, scaling, side_um
 from brodmann.patches.resample import Pixels
 
 LIMIT_XML_BYTES = 20_000_000
@@ -110,16 +110,8 @@ class Tiff:
         if len(kinds) > 1:
             raise Refused(f"all levels of {self._path.name} should hold the same kind of pixels.", found=str(kinds))
         several = page.samplesperpixel if page.samplesperpixel > 1 else len(levels[0])
-        if channel is not None and channel >= several:
-            raise Refused(f"{self._path.name} should have channel {channel}.", found=f"{several} channels.")
-        if channel is None and several > 1 and not colour:
-            raise Refused(
-                f"{self._path.name} should be grey or RGB, or one channel should be named.",
-                found=f"{several} channels.",
-                do='state "channel": 0 (or another) in sections.json.',
-            )
         # A stated channel reads one plane, a colour picture its first three samples.
-        self._pick: list[int] = [channel or 0] if channel is not None or not colour else [0, 1, 2]
+        self._pick = picked(channel, several, colour=colour, name=self._path.name)
         self._alpha = colour and channel is None and page.samplesperpixel == 4
         self._contiguous = page.planarconfig == 1 and page.samplesperpixel > 1
         self.channels = len(self._pick)
@@ -251,20 +243,7 @@ class Tiff:
                 pair = None
         if pair is None:
             return None
-        if not all(math.isfinite(value) and 0.01 <= value <= 1000 for value in pair):
-            raise Refused(
-                f"{name} should have pixels of 0.01 to 1000 um.",
-                found=f"{pair[0]:g} x {pair[1]:g} um ({source}).",
-                cause="nm or mm given as um, or an empty field.",
-                do="correct the file's metadata; a stated pixel_um does not silence a wrong one.",
-            )
-        if abs(math.log(pair[0] / pair[1])) > 0.01:
-            raise Refused(
-                f"{name} should have square pixels.",
-                found=f"{pair[0]:g} x {pair[1]:g} um ({source}).",
-                do="resample it to square pixels.",
-            )
-        return math.sqrt(pair[0] * pair[1])
+        return side_um(*pair, name=name, source=source)
 
 
 def refuse_unsafe_xml(text: str, *, name: str) -> None:
