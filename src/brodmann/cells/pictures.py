@@ -36,6 +36,8 @@ class CellPicture:
     """
 
     channels, dark_stain, background = 1, True, (255,)
+    cover = 0.8
+    """Opacity of labels on it: of density, the outline of tissue is what a map needs."""
 
     def __init__(
         self,

@@ -277,7 +277,7 @@ def _figures(
         else score.target
     )
     keep(
-        embedding.embedding(table, plane, labels=(target, "subject"), known=palette),
+        embedding.embedding(table, plane, labels=(target,), known=palette, titles=(score.target,)),
         "embedding.png",
         "The feature table in two dimensions",
         f"{plane.method}; coloured by {score.target}, by brain and by place. Distances between islands mean little.",

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 REACH = 0.75
 """A label is drawn up to this many sampling spacings from its sample: just over half a grid cell's diagonal."""
+SCATTER = 1.25
+"""The same for samples that lie anyhow, in distances to the fourth neighbour."""
 
 
 def samples_of(table: AnnData, names: pd.Categorical, picture: Picture) -> tuple[NDArray[np.float64], pd.Categorical]:
@@ -47,8 +49,8 @@ def samples_of(table: AnnData, names: pd.Categorical, picture: Picture) -> tuple
 def reach_um(xy_um: NDArray[np.float64]) -> float:
     """How far (um) a sample's label is drawn.
 
-    `REACH` spacings on a grid or a line; the distance to the fourth neighbour where samples lie anyhow, as cells do:
-    discs of about that radius cover 98 % of a Poisson process.
+    `REACH` spacings on a grid or a line; `SCATTER` distances to the fourth neighbour where samples lie anyhow, as
+    cells do: discs of that radius cover 99 % of a Poisson process.
     """
     return _reach_and_line(xy_um)[0]
 
@@ -72,7 +74,7 @@ def _reach_and_line(xy_um: NDArray[np.float64]) -> tuple[float, bool]:
         return REACH * first, False
     # the distance to the k-th neighbour grows as the root of k in a plane, and as k along a line
     line = far < 16 or last > (far / 4) ** 0.75 * fourth
-    return (REACH * first if line else fourth), line
+    return (REACH * first if line else SCATTER * fourth), line
 
 
 def raster(

@@ -31,11 +31,16 @@ def overlay(
     *,
     pixel_um: float,
     key: Key | None = None,
-    opacity: float = 0.5,
+    opacity: float | None = None,
     stain: Literal["gray", "colour"] = "gray",
     within_um: float | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
     """One section's overview under its labels.
+
+    Parameters
+    ----------
+    opacity : float, optional
+        Of the labels; by default what the picture says (``cover``), else 0.5.
 
     Returns
     -------
@@ -49,7 +54,8 @@ def overlay(
     under = picture.overview(pixel_um)
     reach = within_um or visible_reach_um(xy, picture)
     values = raster(xy, key.values(here), (under.shape[1], under.shape[2]), pixel_um=pixel_um, reach_um=reach)
-    return blend(under, values, key, opacity=opacity, stain=stain), values
+    cover = getattr(picture, "cover", 0.5) if opacity is None else opacity
+    return blend(under, values, key, opacity=cover, stain=stain), values
 
 
 def paint(
@@ -65,7 +71,7 @@ def paint(
     colours: Mapping[str, str] | None = None,
     key: Key | None = None,
     stain: Literal["gray", "colour"] = "gray",
-    opacity: float = 0.5,
+    opacity: float | None = None,
     within_um: float | None = None,
 ) -> Path:
     """Draw one section: labels over the stain, and with ``truth`` the truth beside them and errors outlined.

@@ -52,7 +52,7 @@ def contact(
         )
     rows = _rows(usable, limit, columns)
     chosen = [picture for _, row in rows for picture in row]
-    titles = _titles(chosen, int(9.2 / min(columns, len(chosen)) * 11))
+    titles = _titles(chosen, int(9.2 / min(columns, len(chosen)) * 11), named=any(brain for brain, _ in rows))
     across = max(len(row) for _, row in rows)
     width_um, height_um = max(p.width_um for p in chosen), max(p.height_um for p in chosen)
     cell = min(2.4, 9.2 / across)
@@ -123,9 +123,9 @@ def _rows(pictures: Sequence[Picture], limit: int, columns: int) -> list[tuple[s
     return [("", kept[i : i + columns]) for i in range(0, len(kept), columns)]
 
 
-def _titles(pictures: Sequence[Picture], room: int) -> dict[str, str]:
-    """Titles of sections by id; they name the brain, where there are several and the id does not."""
-    several = len({picture.subject for picture in pictures}) > 1
+def _titles(pictures: Sequence[Picture], room: int, *, named: bool) -> dict[str, str]:
+    """Titles of sections by id; they name the brain, where there are several and neither id nor heading does."""
+    several = len({picture.subject for picture in pictures}) > 1 and not named
     plain = all(picture.subject in picture.id for picture in pictures)
     short_of = _endings([picture.id for picture in pictures], room)
     return {

@@ -187,7 +187,7 @@ def dots(shown: Shown) -> str:
         return ""
     low, high = min(0.0, *known), max(known)
     high = low + 1.0 if high - low > 0.55 and high <= 1 and low >= 0 else high + 0.08 * ((high - low) or 1)
-    left, right, step, width = 178, 62, 30, 620
+    left, right, step, width = 192, 62, 30, 634
     height = step * len(rows) + 40
 
     def x(value: float) -> float:
