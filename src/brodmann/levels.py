@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import anndata
 import numpy as np
 import pandas as pd
+import zarr
 
 from brodmann import atomic, features
 from brodmann.errors import Refused
@@ -14,6 +15,8 @@ from brodmann.run import Run
 
 if TYPE_CHECKING:
     from brodmann.tasks.domains import Domains
+
+_read: Any = cast("Any", anndata).io.read_elem
 
 FOLDER = "domains.zarr"
 
@@ -59,16 +62,18 @@ def read(run: Run, name: str) -> tuple[pd.Series, dict[str, str]]:
         raise Refused(
             f"{run.path} should hold domains.", found="none.", do=f"run `brodmann score {run.path} domains` first."
         )
-    kept = anndata.read_zarr(path)
-    obs = cast("pd.DataFrame", kept.obs)
-    levels = sorted((c for c in obs.columns if c.startswith("domain_")), key=lambda c: int(c.rpartition("_")[2]))
+    # one level of ten million rows is read, and not the others with it
+    kept = cast("Any", zarr.open_group(str(path), mode="r"))
+    columns = [str(column) for column in kept["obs"].attrs["column-order"]]
+    levels = sorted((c for c in columns if c.startswith("domain_")), key=lambda c: int(c.rpartition("_")[2]))
     if name == "domains":
-        legible = [level for level in levels if obs[level].nunique() <= _LEGIBLE]
+        legible = [level for level in levels if int(level.rpartition("_")[2]) <= _LEGIBLE]
         name = legible[-1] if legible else levels[0]
     if name not in levels:
         raise Refused(f"'{name}' should be a level of the domains.", found=f"levels {', '.join(levels)}.")
-    column = cast("pd.Series", obs[name])
-    palette = [str(colour) for colour in cast("Any", kept.uns)[f"{name}_colors"]]
+    index = _read(kept["obs"][kept["obs"].attrs["_index"]])
+    column = pd.Series(_read(kept["obs"][name]), index=pd.Index(index), name=name)
+    palette = [str(colour) for colour in _read(kept["uns"][f"{name}_colors"])]
     return column, dict(zip([str(c) for c in cast("Any", column).cat.categories], palette, strict=True))
 
 

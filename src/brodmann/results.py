@@ -146,7 +146,7 @@ def _domains(run: Any, target: str | None, k: Sequence[int], *, atlas: str | Pat
     table = verbs.table(run) if isinstance(run, Run) else cast("ad.AnnData", run)
     if target is not None:
         label(table, target, atlas=atlas)
-    found = domains_task.domains(table, list(k) or None, target=target)
+    found = domains_task.domains(table, list(k) or None, target=target, say=Say())
     if isinstance(run, Run):
         with run.lock():
             run.forget(f"scores/{file_name('domains', found.score.target)}")

@@ -5,7 +5,9 @@ n rows, d features, k clusters. Rows may be a memory-mapped float16 array: they 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal, Protocol, cast
@@ -18,6 +20,7 @@ from torch import Tensor
 from brodmann import compute
 from brodmann.errors import Refused, Usage
 from brodmann.samples import stream
+from brodmann.tasks import _nearest
 
 Engine = Literal["auto", "faiss", "lloyd"]
 
@@ -47,6 +50,8 @@ _SMALL = 20_000
 _BLOCK_NUMBERS = 1 << 22
 _FAISS_ROWS = 1_000_000
 _HALF_ROWS = 100_000
+_MANY_CENTRES = 16
+_OURS = 200
 _TOLERANCE = 1e-6
 
 
@@ -103,7 +108,8 @@ def kmeans(
         Centres are learned from at most so many random rows per cluster (and from all of 20,000), then every row is
         assigned once; None learns from all rows.
     engine : {"auto", "faiss", "lloyd"}
-        ``auto``: faiss (Douze et al. 2024) between 20,000 and a million rows if it is installed, else our own Lloyd.
+        ``auto``: faiss (Douze et al. 2024) between 20,000 and a million rows if it is installed, else our own Lloyd;
+        our own for 200 clusters and more where the processor has bfloat16 products, with which it is faster.
 
     Returns
     -------
@@ -121,7 +127,7 @@ def kmeans(
         raise Refused(f"{k} clusters should have at least as many rows.", found=f"{int(total):,} rows.")
     rng = stream(seed, "k-means", k, n_init)
     train, share = _training_rows(x, k, rows_per_centre, int(total), stream(seed, "rows", k, compute.rank()))
-    chosen = _engine(engine, len(train))
+    chosen = _engine(engine, len(train), k)
     rounds = iterations or (100 if total <= _SMALL else 25)
     best: tuple[float, Tensor] | None = None
     for _ in range(n_init):
@@ -133,13 +139,17 @@ def kmeans(
     labels, squared = assign(x, best[1].cpu().numpy())
     inertia = float(_sum(torch.tensor([squared], dtype=torch.float64)))
     by = {"faiss": "faiss", "lloyd": "Lloyd in torch"}[chosen]
-    if engine == "auto" and chosen == "lloyd" and _SMALL < len(train) <= _FAISS_ROWS and compute.world() == 1:
+    if engine == "auto" and chosen == "lloyd" and _SMALL < len(train) <= _FAISS_ROWS and find_spec("faiss") is None:
         by += " (faiss is not installed; `pip install faiss-cpu` for larger sets)"
     return Clusters(labels, best[1].cpu().numpy(), inertia, by)
 
 
 def assign(x: Rows, centres: NDArray[np.float32]) -> tuple[NDArray[np.int32], float]:
     """Nearest centre of every row, and the sum of squared distances.
+
+    Nearest by float32 distances, whatever is used to find it: of centres that are equally near within rounding (one
+    part in a million) either may be told. Ten million rows of 128 numbers and 1,300 centres take 41 CPU seconds with
+    bfloat16 products (AMD EPYC, AVX-512; 0.39 s for 100,000 rows, against 1.8 s for float32 products and argmin).
 
     Parameters
     ----------
@@ -155,12 +165,32 @@ def assign(x: Rows, centres: NDArray[np.float32]) -> tuple[NDArray[np.int32], fl
     table = torch.from_numpy(np.ascontiguousarray(centres, dtype=np.float32)).to(compute.device())
     labels, inertia = np.empty(len(x), dtype=np.int32), 0.0
     shift = table.mean(dim=0)
-    for part, rows in _blocks(x, len(table)):
-        # Distances are differences of large numbers: around their common mean float32 has digits to spare.
-        near, squared = _nearest(rows - shift, table - shift, torch.float32)
-        labels[part] = near.to(torch.int32).cpu().numpy()
-        inertia += float(squared.sum(dtype=torch.float64))
+    # Distances are differences of large numbers: around their common mean float32 has digits to spare.
+    with _searching(table - shift, torch.float32, len(x)) as nearest:
+        for part, rows in _blocks(x, len(table)):
+            near, squared = nearest(rows.sub_(shift))
+            labels[part] = near.to(torch.int32).cpu().numpy()
+            inertia += float(squared.sum(dtype=torch.float64))
     return labels, inertia
+
+
+@contextmanager
+def _searching(
+    centres: Tensor, kind: torch.dtype, total: float
+) -> Generator[Callable[[Tensor], tuple[Tensor, Tensor]]]:
+    """What finds the nearest centre of rows: products of ``kind``, or for many rows on a processor whatever is fast."""
+    if centres.device.type != "cpu" or total <= _SMALL or len(centres) < _MANY_CENTRES:
+        yield lambda rows: _closest(rows, centres, kind)
+        return
+    fast = torch.bfloat16 if _has_bfloat16(centres.device) else torch.float32
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        search = _nearest.Nearest(centres, fast, pool, exact=kind == torch.float32)
+
+        def nearest(rows: Tensor) -> tuple[Tensor, Tensor]:
+            near, squared = search(rows)
+            return torch.from_numpy(near).long(), torch.from_numpy(squared)
+
+        yield nearest
 
 
 def means(x: Rows, labels: NDArray[np.integer[Any]], k: int) -> NDArray[np.float32]:
@@ -173,14 +203,15 @@ def means(x: Rows, labels: NDArray[np.integer[Any]], k: int) -> NDArray[np.float
         Every one of 0 to k - 1 occurs.
     k : int
     """
-    sums = torch.zeros((k, x.shape[1]), dtype=torch.float64)
+    sums = np.zeros((k, x.shape[1]))
     for part, rows in _blocks(x, x.shape[1]):
-        number = torch.from_numpy(labels[part].astype(np.int64))
-        sums.index_add_(0, number, rows.cpu().double())
-    return (sums.numpy() / np.maximum(np.bincount(labels, minlength=k), 1)[:, None]).astype(np.float32)
+        _nearest.add(sums, labels[part], rows.cpu().numpy())
+    return (sums / np.maximum(np.bincount(labels, minlength=k), 1)[:, None]).astype(np.float32)
 
 
-def _engine(asked: Engine, n: int) -> Literal["faiss", "lloyd"]:
+def _engine(asked: Engine, n: int, k: int) -> Literal["faiss", "lloyd"]:
+    if asked == "auto" and n > _SMALL and k >= _OURS and _has_bfloat16(compute.device()):
+        return "lloyd"
     if asked == "lloyd" or (asked == "auto" and (compute.world() > 1 or not _SMALL < n <= _FAISS_ROWS)):
         return "lloyd"
     if compute.world() > 1:
@@ -227,6 +258,8 @@ def _plus_plus(x: Tensor, weight: Tensor, k: int, rng: np.random.Generator) -> T
     Of 2 + ln k draws the one that leaves least is kept, the greedy form that the authors use: a plain draw more often
     puts two starts into one cluster.
     """
+    if x.device.type == "cpu" and len(x) > _SMALL:
+        return x[torch.from_numpy(_nearest.starts(x.numpy(), weight.numpy(), k, rng))]
     x = x - (middle := x.mean(dim=0))
     norm = x.square().sum(dim=1)
     tries = 2 + int(np.log(k))
@@ -262,13 +295,16 @@ def _lloyd(x: Rows, centres: Tensor, iterations: int) -> tuple[float, Tensor]:
         sums = torch.zeros(k * (d + 1) + 1, dtype=torch.float64, device=place)
         shift = centres.mean(dim=0)
         table = centres - shift
-        for _, rows in _blocks(x, k):
-            rows = rows - shift
-            near, squared = _nearest(rows, table, kind)
-            part = torch.zeros((k, d), device=place).index_add_(0, near, rows)
-            sums[: k * d] += part.double().flatten()
-            sums[k * d : -1] += torch.bincount(near, minlength=k)
-            sums[-1] += squared.sum(dtype=torch.float64)
+        with _searching(table, kind, total) as nearest:
+            for _, rows in _blocks(x, k):
+                near, squared = nearest(rows.sub_(shift))
+                if place.type == "cpu":
+                    _nearest.add(sums[: k * d].view(k, d).numpy(), near.numpy(), rows.numpy())
+                else:
+                    part = torch.zeros((k, d), device=place).index_add_(0, near, rows)
+                    sums[: k * d] += part.double().flatten()
+                sums[k * d : -1] += torch.bincount(near, minlength=k)
+                sums[-1] += squared.sum(dtype=torch.float64)
         sums = _sum(sums)
         count = sums[k * d : -1]
         inertia = float(sums[-1])
@@ -297,7 +333,7 @@ def _fill(centres: Tensor, count: Tensor, radius: float) -> Tensor:
     return centres
 
 
-def _nearest(rows: Tensor, centres: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+def _closest(rows: Tensor, centres: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
     """Nearest centre of each row by ``|c|^2 - 2 x.c``, and the squared distance to it."""
     norm = centres.square().sum(dim=1)
     score = (rows.to(kind) @ centres.to(kind).T).float().mul_(-2).add_(norm)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +16,8 @@ from rich.table import Table
 
 from brodmann import atomic
 from brodmann.errors import Corrupt, Usage
+
+_BLOCK = 100_000
 
 
 @dataclass(frozen=True)
@@ -142,10 +144,19 @@ class Score:
         for name in ("baselines", "gains", "more"):
             rivals = cast("Mapping[str, Estimate]", values[name])
             values[name] = {key: {**rival.__dict__} for key, rival in rivals.items()}
-        values["ids"] = [str(name) for name in self.predicted.index]
-        values["predicted"] = _encode(self.predicted, self.classes)
-        values["truth"] = _encode(self.truth, self.classes)
-        return json.dumps(_strict(values), allow_nan=False, separators=(",", ":"))
+        values["ids"] = ()
+        text: list[str] = []
+        for name, value in values.items():
+            # what has a number per row is written block by block: ten million are not held as objects of json
+            if name == "ids":
+                parts = ["[", ",".join(_blocks(self.predicted.index.to_numpy(object), _texts)), "]"]
+            elif name in {"predicted", "truth"}:
+                coded = _encode(value, self.classes)
+                parts = ["[", ",".join(_blocks(coded, lambda part: cast("list[Any]", _strict(part.tolist())))), "]"]
+            else:
+                parts = [_dumps(_strict(value))]
+            text += [",", _dumps(name), ":", *parts]
+        return "".join(["{", *text[1:], "}"])
 
     @classmethod
     def from_json(cls, text: str, *, where: str = "the score") -> Score:
@@ -219,16 +230,30 @@ def _strict(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _dumps(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))
+
+
+def _blocks(values: NDArray[Any], plain: Callable[[NDArray[Any]], list[Any]]) -> Iterator[str]:
+    """Text of a long list without its brackets."""
+    for start in range(0, len(values), _BLOCK):
+        yield _dumps(plain(values[start : start + _BLOCK]))[1:-1]
+
+
+def _texts(values: NDArray[Any]) -> list[Any]:
+    return [str(name) for name in values]
+
+
 def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: math.nan if value is None else value for key, value in row.items()}
 
 
-def _encode(values: pd.Series, classes: tuple[str, ...]) -> list[Any]:
+def _encode(values: pd.Series, classes: tuple[str, ...]) -> NDArray[Any]:
     """Class numbers for classes (a tenth of the size of names), plain numbers otherwise."""
     if not classes:
-        return cast("list[Any]", values.astype(float).tolist())
+        return values.to_numpy(dtype=np.float64)
     number = {name: i for i, name in enumerate(classes)}
-    return [number[str(name)] for name in values]
+    return np.fromiter((number[str(name)] for name in values.to_numpy(object)), np.int32, len(values))
 
 
 def _decode(values: list[Any], ids: pd.Index, classes: tuple[str, ...], name: str) -> pd.Series:
