@@ -13,12 +13,13 @@ import torch
 from scipy.spatial import cKDTree
 from scipy.special import softmax
 
-from brodmann.cells import baselines, cache, components, smooth
+from brodmann.cells import baselines, cache, components
 from brodmann.cells.controls import controls, stratified
 from brodmann.cells.panel import Panel
 from brodmann.cells.recipe import Cells, Recipe
 from brodmann.cells.samples import CellSamples
 from brodmann.cells.source import open as open_cells
+from brodmann.near import smooth
 from brodmann.settings import Split
 from brodmann.space import PHANTOM
 

@@ -89,7 +89,7 @@ def test_every_format_gives_the_same_cells(form, tmp_path):
 
 
 def test_rows_are_sections_in_order_and_neighbours_beside_each_other():
-    from brodmann.cells.neighbours import morton
+    from brodmann.near.neighbours import morton
 
     data = cells(300, sections=("s2", "s10", "s1"))
     found = read(data)

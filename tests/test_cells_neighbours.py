@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from brodmann.cells import grid, neighbours
 from brodmann.errors import Refused
+from brodmann.near import grid, neighbours
 
 
 def reference(xy, radius_um, limit=None):

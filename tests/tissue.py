@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from brodmann.cells.neighbours import morton
 from brodmann.cells.panel import Panel
 from brodmann.cells.source import CellSection
+from brodmann.near.neighbours import morton
 from brodmann.space import PHANTOM
 
 

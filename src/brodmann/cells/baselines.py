@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brodmann.cells import neighbours
 from brodmann.cells.components import Components
-from brodmann.cells.grid import around, compiled, room_for
-from brodmann.cells.smooth import CUT, Tissue, weights
 from brodmann.cells.source import Source
+from brodmann.near import neighbours
+from brodmann.near.grid import around, compiled, room_for
+from brodmann.near.smooth import CUT, Tissue, weights
 
 NEAREST = 30
 """Cells that a neighbour mean is taken over, the cell itself among them."""
@@ -77,7 +77,7 @@ def neighbour_mean(
 def composition(
     where: Tissue, kinds: NDArray[np.integer], types: int, xy_um: NDArray[np.floating], sigma_um: tuple[float, ...]
 ) -> NDArray[np.float32]:
-    """Fractions of cell types around places, weighted as in `brodmann.cells.smooth.means`.
+    """Fractions of cell types around places, weighted as in `brodmann.near.smooth.means`.
 
     Parameters
     ----------

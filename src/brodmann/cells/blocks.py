@@ -52,7 +52,7 @@ def blocks(
     Parameters
     ----------
     indptr, index, distance_um : arrays (n + 1,) int64, (edges,) int32, (edges,) float32
-        As in `brodmann.cells.neighbours.Graph`, nearest first.
+        As in `brodmann.near.neighbours.Graph`, nearest first.
     radius_um : float
         Largest distance, the upper end of the last class.
     neighbours : int

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from brodmann import atomic
 from brodmann.cells.columns import Column, Names, Stream, as_bytes, hashed
 from brodmann.cells.counts import permuted
-from brodmann.cells.neighbours import morton
 from brodmann.cells.panel import Panel
 from brodmann.cells.source import CellSection, Source
 from brodmann.errors import Corrupt, Refused
+from brodmann.near.neighbours import morton
 from brodmann.space import Space
 
 VERSION = 2

@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from brodmann import compute
-from brodmann.cells import baselines, components, model, neighbours, smooth
+from brodmann.cells import baselines, components, model
 from brodmann.cells.components import Components
 from brodmann.cells.recipe import Recipe
 from brodmann.cells.samples import CellSamples
-from brodmann.cells.smooth import Tissue
 from brodmann.errors import Refused
+from brodmann.near import neighbours, smooth
+from brodmann.near.smooth import Tissue
 from brodmann.samples import Batch, stream
 
 Control = Callable[[Batch], NDArray[np.float32]]

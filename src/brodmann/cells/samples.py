@@ -16,13 +16,14 @@ import torch
 from numpy.typing import NDArray
 
 from brodmann import splits
-from brodmann.cells import neighbours, panel, surroundings
+from brodmann.cells import panel, surroundings
 from brodmann.cells.blocks import blocks
 from brodmann.cells.held import categories, training
 from brodmann.cells.pictures import corners_um
 from brodmann.cells.recipe import Neighbourhood, Recipe, Tile
 from brodmann.cells.source import Source
 from brodmann.errors import Refused
+from brodmann.near import neighbours
 from brodmann.samples import Batch, stream
 from brodmann.settings import plain
 

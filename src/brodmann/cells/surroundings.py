@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from brodmann.cells import neighbours
 from brodmann.cells.source import Source
+from brodmann.near import neighbours
 from brodmann.samples import Batch
 
 _GAP = 64  # rows this close together are searched in one go

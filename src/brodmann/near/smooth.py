@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from brodmann.cells.grid import Grid, around, compiled, room_for, sort
+from brodmann.near.grid import Grid, around, compiled, room_for, sort
 
 CUT = 3.0
 """Standard deviations beyond which a Gaussian counts as zero."""

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brodmann.cells.grid import Grid, around, checked, compiled, room_for, sort
 from brodmann.errors import Refused
+from brodmann.near.grid import Grid, around, checked, compiled, room_for, sort
 
 _LOW = 0xFFFFFF
 """Bits of a sorting key that name a place."""
