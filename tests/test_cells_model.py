@@ -12,12 +12,12 @@ from brodmann import train, verbs
 from brodmann.cells import blocks as block
 from brodmann.cells import components, encoder, objective
 from brodmann.cells.model import build, rebuild
-from brodmann.cells.neighbours import graph, morton
 from brodmann.cells.panel import Panel
 from brodmann.cells.pictures import MARGIN_UM
 from brodmann.cells.recipe import Cells, Counts, Recipe, Tile
 from brodmann.cells.samples import CellSamples
 from brodmann.errors import Refused, Usage
+from brodmann.near.neighbours import graph, morton
 from brodmann.progress import Say
 from brodmann.run import Run
 from brodmann.settings import Fit, Split

@@ -151,8 +151,3 @@ def project(counts: Tensor, basis: Components, present: Tensor | None = None) ->
         return x @ axes.T
     # float64: the fewer genes, the nearer to singular
     return x @ torch.linalg.pinv(axes[:, present].double()).to(x.dtype)
-
-
-def expected(logits: Tensor, basis: Components) -> Tensor:
-    """Coordinates (n, P) of the expression that logits (n, G) predict, in a cell of the median library."""
-    return (torch.log1p(logits.softmax(-1) * basis.median) - basis.mean) @ basis.axes.T

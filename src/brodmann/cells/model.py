@@ -1,4 +1,4 @@
-"""CellTransformer, tile form: what the tissue around a cell says of the cell, in the data's own metric."""
+"""CellTransformer, tile form: what the tissue around a cell says of the cell."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TileModel(nn.Module):
     genes : sequence of str
         The panel, in the order of the columns of counts.
     basis : Components
-        Of the training cells. Part of the state, so a model carries its metric with it.
+        Of the training cells. Part of the state, so a model carries its input with it.
     types : sequence of str
         Cell types that describe a visible cell beside its counts; none by default.
     """
@@ -79,7 +79,7 @@ class TileModel(nn.Module):
 
     @property
     def basis(self) -> Components:
-        """Components of log-normalised expression: the network's input and the metric of its features."""
+        """Components of log-normalised expression: what the network is given of a cell."""
         return Components(self.mean, self.axes, self.scale, self.profile, self.median)
 
     def loss(self, batch: Batch) -> Loss:
@@ -108,23 +108,21 @@ class TileModel(nn.Module):
         return Loss(total, parts)
 
     def features(self, batch: Batch) -> Tensor:
-        """Expected expression ``(m, P)`` float32 of the asked cells, each predicted with its own counts hidden.
+        """What the tissue around says of each asked cell, its own counts hidden: ``(m, width)`` float32.
 
-        Cells are hidden in `PASSES` classes, one after the other, so each is predicted from what is left of all
-        others. The prediction for a median library, log(1 + mu), is centred and projected on the components of the
-        data: distances between features are distances between expected log-normalised profiles.
+        Cells are hidden in `PASSES` classes, one after the other, so each is described from what is left of all
+        others. The feature is the token from which the counts are predicted, before the linear map to genes.
         """
         counts = batch["counts"].float()
         described, asked = self._described(batch, counts), batch["asked"]
         wanted = torch.zeros(len(counts), dtype=torch.bool, device=counts.device)
         wanted[asked] = True
-        found, bias = counts.new_zeros(len(counts), len(self.axes)), self._distances(batch)
+        found, bias = counts.new_zeros(len(counts), self.head.in_features), self._distances(batch)
         for number in range(PASSES):
             hidden = batch["pass"] == number
             rows = torch.nonzero(hidden & wanted)[:, 0]
             if len(rows):
-                logits = self._logits(self._tokens(batch, described, hidden, rows, bias))
-                found[rows] = components.expected(logits, self.basis)
+                found[rows] = self._tokens(batch, described, hidden, rows, bias).float()
         return found[asked]
 
     def suit(self, samples: CellSamples) -> CellSamples:
@@ -139,7 +137,7 @@ class TileModel(nn.Module):
 
     @torch.no_grad()
     def describe(self, batch: Batch) -> NDArray[np.float32]:
-        """Features ``(m, P)`` of what suited samples read; the model is left as it was found."""
+        """Features ``(m, width)`` float32 of what suited samples read; the model is left as it was found."""
         was_training, where = self.training, self.log_theta.device
         self.eval()
         try:
@@ -154,7 +152,7 @@ class TileModel(nn.Module):
             "form": "tile",
             "genes": list(self.genes),
             "types": list(self.types),
-            "features": len(self.axes),
+            "components": len(self.axes),
         }
 
     def _described(self, batch: Batch, counts: Tensor) -> Tensor:
@@ -225,16 +223,16 @@ def rebuild(recipe: Recipe, config: Mapping[str, Any]) -> TileModel | neighbourh
     """The model of a trained run, before its weights are put back."""
     if isinstance(recipe.encoder, Neighbourhood):
         return neighbourhood.rebuild(recipe, config)
-    genes, features = list(config["genes"]), int(config["features"])
-    if not 1 <= features <= recipe.samples.components:
+    genes, count = list(config["genes"]), int(config["components"])
+    if not 1 <= count <= recipe.samples.components:
         raise Refused(
-            f"weights should have at most {recipe.samples.components} features, as the recipe says.",
-            found=f"{features}.",
+            f"weights should have at most {recipe.samples.components} components, as the recipe says.",
+            found=f"{count}.",
         )
     empty = Components(
         torch.zeros(len(genes)),
-        torch.zeros(features, len(genes)),
-        torch.ones(features),
+        torch.zeros(count, len(genes)),
+        torch.ones(count),
         torch.ones(len(genes)) / max(len(genes), 1),
         torch.tensor(1.0),
     )
