@@ -5,9 +5,7 @@ n rows, d features, k clusters. Rows may be a memory-mapped float16 array: they 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal, Protocol, cast
@@ -166,31 +164,29 @@ def assign(x: Rows, centres: NDArray[np.float32]) -> tuple[NDArray[np.int32], fl
     labels, inertia = np.empty(len(x), dtype=np.int32), 0.0
     shift = table.mean(dim=0)
     # Distances are differences of large numbers: around their common mean float32 has digits to spare.
-    with _searching(table - shift, torch.float32, len(x)) as nearest:
-        for part, rows in _blocks(x, len(table)):
-            near, squared = nearest(rows.sub_(shift))
-            labels[part] = near.to(torch.int32).cpu().numpy()
-            inertia += float(squared.sum(dtype=torch.float64))
+    for part, _, near, squared in _sweep(x, table - shift, shift, torch.float32, len(x)):
+        labels[part] = near.to(torch.int32).cpu().numpy()
+        inertia += float(squared.sum(dtype=torch.float64))
     return labels, inertia
 
 
-@contextmanager
-def _searching(
-    centres: Tensor, kind: torch.dtype, total: float
-) -> Generator[Callable[[Tensor], tuple[Tensor, Tensor]]]:
-    """What finds the nearest centre of rows: products of ``kind``, or for many rows on a processor whatever is fast."""
-    if centres.device.type != "cpu" or total <= _SMALL or len(centres) < _MANY_CENTRES:
-        yield lambda rows: _closest(rows, centres, kind)
+def _sweep(
+    x: Rows, centres: Tensor, shift: Tensor, kind: torch.dtype, total: float
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Blocks of rows less the shift, the nearest of the shifted centres to each, and the squared distance to it.
+
+    By products of ``kind``; for many rows on a processor by whatever is fast, and float32 is then exact nonetheless.
+    """
+    k = len(centres)
+    if centres.device.type != "cpu" or total <= _SMALL or k < _MANY_CENTRES:
+        for part, rows in _blocks(x, k):
+            rows.sub_(shift)
+            yield part, rows, *_closest(rows, centres, kind)
         return
     fast = torch.bfloat16 if _has_bfloat16(centres.device) else torch.float32
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        search = _nearest.Nearest(centres, fast, pool, exact=kind == torch.float32)
-
-        def nearest(rows: Tensor) -> tuple[Tensor, Tensor]:
-            near, squared = search(rows)
-            return torch.from_numpy(near).long(), torch.from_numpy(squared)
-
-        yield nearest
+    search = _nearest.Nearest(centres, fast, exact=kind == torch.float32)
+    for part, rows, near, squared in _nearest.sweep(x, shift, search, _size(x, k)):
+        yield part, rows, torch.from_numpy(near), torch.from_numpy(squared)
 
 
 def means(x: Rows, labels: NDArray[np.integer[Any]], k: int) -> NDArray[np.float32]:
@@ -295,16 +291,14 @@ def _lloyd(x: Rows, centres: Tensor, iterations: int) -> tuple[float, Tensor]:
         sums = torch.zeros(k * (d + 1) + 1, dtype=torch.float64, device=place)
         shift = centres.mean(dim=0)
         table = centres - shift
-        with _searching(table, kind, total) as nearest:
-            for _, rows in _blocks(x, k):
-                near, squared = nearest(rows.sub_(shift))
-                if place.type == "cpu":
-                    _nearest.add(sums[: k * d].view(k, d).numpy(), near.numpy(), rows.numpy())
-                else:
-                    part = torch.zeros((k, d), device=place).index_add_(0, near, rows)
-                    sums[: k * d] += part.double().flatten()
-                sums[k * d : -1] += torch.bincount(near, minlength=k)
-                sums[-1] += squared.sum(dtype=torch.float64)
+        for _, rows, near, squared in _sweep(x, table, shift, kind, total):
+            if place.type == "cpu":
+                _nearest.add(sums[: k * d].view(k, d).numpy(), near.numpy(), rows.numpy())
+            else:
+                part = torch.zeros((k, d), device=place).index_add_(0, near, rows)
+                sums[: k * d] += part.double().flatten()
+            sums[k * d : -1] += torch.bincount(near, minlength=k)
+            sums[-1] += squared.sum(dtype=torch.float64)
         sums = _sum(sums)
         count = sums[k * d : -1]
         inertia = float(sums[-1])
@@ -361,12 +355,16 @@ def _faiss(x: Rows, start: Tensor, iterations: int) -> tuple[float, Tensor]:
 
 def _blocks(x: Rows, k: int) -> Iterator[tuple[slice, Tensor]]:
     """Rows in blocks small enough that their k scores stay in cache-sized memory: float32 on this process's device."""
-    size = max(256, _BLOCK_NUMBERS // max(k, x.shape[1], 1))
+    size = _size(x, k)
     place = compute.device()
     for start in range(0, len(x), size):
         part = slice(start, min(start + size, len(x)))
         # a copy, for it is changed in place; torch widens halves several times faster than numpy
         yield part, torch.from_numpy(np.array(x[part])).to(place).float()
+
+
+def _size(x: Rows, k: int) -> int:
+    return max(256, _BLOCK_NUMBERS // max(k, x.shape[1], 1))
 
 
 def _sum(values: Tensor) -> Tensor:

@@ -8,7 +8,10 @@ k centres.
 from __future__ import annotations
 
 import itertools
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numba
@@ -31,14 +34,12 @@ class Nearest:
     centres : Tensor (k, d) float32
     kind : torch.dtype
         Of the products: bfloat16 where the processor has them, else float32.
-    pool : ThreadPoolExecutor
-        Its threads share the rows of a block.
     exact : bool
         False takes the nearest by the products alone, which is enough to learn from.
     """
 
-    def __init__(self, centres: Tensor, kind: torch.dtype, pool: ThreadPoolExecutor, *, exact: bool) -> None:
-        self._turned, self._kind, self._pool = centres.to(kind).T.contiguous(), kind, pool
+    def __init__(self, centres: Tensor, kind: torch.dtype, *, exact: bool) -> None:
+        self._turned, self._kind = centres.to(kind).T.contiguous(), kind
         self._centres = np.ascontiguousarray(centres.numpy())
         self._norm = (self._centres.astype(np.float64) ** 2).sum(axis=1).astype(np.float32)
         # the norm is rounded as well, and so are differences of scores
@@ -52,14 +53,47 @@ class Nearest:
         values, shift = rows.numpy(), np.uint32(16 if half else 0)
         labels, squared = np.empty(len(rows), dtype=np.int32), np.empty(len(rows), dtype=np.float32)
 
-        def settle(part: slice) -> None:
-            _settle(
-                product[part], shift, values[part], self._centres, self._norm, self._reach, labels[part], squared[part]
-            )
-
-        edges = np.linspace(0, len(rows), torch.get_num_threads() + 1).astype(int).tolist()
-        list(self._pool.map(settle, [slice(low, high) for low, high in itertools.pairwise(edges)]))
+        _settle(product, shift, values, self._centres, self._norm, self._reach, labels, squared)
         return labels, squared
+
+
+def sweep(
+    x: Any, shift: Tensor, search: Nearest, size: int
+) -> Iterator[tuple[slice, Tensor, NDArray[np.int32], NDArray[np.float32]]]:
+    """Rows in blocks, in order: which, less the shift, their nearest centres, and the squared distances to these.
+
+    Each block is one thread's from reading to the end: threads that shared each small step would wait for each other,
+    for most of the time where other programs run.
+    """
+    with _threads() as pool:
+
+        def one(start: int) -> tuple[slice, Tensor, NDArray[np.int32], NDArray[np.float32]]:
+            part = slice(start, min(start + size, len(x)))
+            # a copy, for it is changed in place
+            rows = torch.from_numpy(np.array(x[part])).float().sub_(shift)
+            return part, rows, *search(rows)
+
+        # as many blocks ahead as keep threads busy, and no more: results are large
+        ahead: deque[Future[tuple[slice, Tensor, NDArray[np.int32], NDArray[np.float32]]]] = deque()
+        for start in range(0, len(x), size):
+            ahead.append(pool.submit(one, start))
+            if len(ahead) > 2 * torch.get_num_threads():
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+@contextmanager
+def _threads() -> Generator[ThreadPoolExecutor]:
+    """As many threads as torch has, in each of which torch has one."""
+    count = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        # what a thread sets is the default of threads to come
+        torch.set_num_threads(count)
 
 
 @_compile
