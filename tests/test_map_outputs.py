@@ -171,9 +171,10 @@ def test_places_that_look_alike_are_sought_among_a_sample_of_many(monkeypatch: p
 
 
 def test_a_map_copies_no_table_and_reads_no_control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import nibabel as nib
     import zarr
 
-    table, sheets = cells()
+    table, sheets = cells(sections=6, brains=3)
     control = zarr.create_array(tmp_path / "c.zarr", shape=(table.n_obs, 4), dtype="f4")
     table.obsm["baseline_means"] = control
 
@@ -187,8 +188,12 @@ def test_a_map_copies_no_table_and_reads_no_control(tmp_path: Path, monkeypatch:
     report = drawn(tmp_path, "area", table, sheets)
     folder = tmp_path / "maps" / "areas-area"
     assert report == tmp_path / "report.html"
-    assert {path.name for path in folder.glob("*.nii.gz")} == {"area_B1.nii.gz"}, "only the brain that was held out"
-    assert {path.name for path in folder.glob("*.ome.zarr")} == {"B1_s02.ome.zarr", "B1_s03.ome.zarr"}
+    volumes = {path.name: nib.loadsave.load(path).header["dim"][3] for path in folder.glob("*.nii.gz")}
+    assert set(volumes) == {"area_B1.nii.gz", "area_B2.nii.gz"}, "only what was held out"
+    assert volumes["area_B1.nii.gz"] < volumes["area_B2.nii.gz"], "one section of the first, two of the second"
+    assert {path.name for path in folder.glob("*.ome.zarr")} == {
+        f"{s.id.replace('/', '_')}.ome.zarr" for s in sheets[3:]
+    }
     assert pd.read_csv(folder / "legend.csv")["name"].tolist() == list(AREAS)
 
 

@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from brodmann.errors import Refused
 from brodmann.maps.colours import ink
 from brodmann.maps.drawing import ACCENT, FAINT, canvas, series_colours, short, style
+from brodmann.maps.labels import categories, codes
 
 Interval = tuple[float, float, float]
 """Value, lower and upper end of its interval; NaN ends where none is known."""
 
 
-def confusion_table(truth: Sequence[str] | pd.Series, predicted: Sequence[str] | pd.Series) -> pd.DataFrame:
+def confusion_table(
+    truth: Sequence[str] | pd.Series | pd.Categorical, predicted: Sequence[str] | pd.Series | pd.Categorical
+) -> pd.DataFrame:
     """Count (true, predicted) pairs, classes ordered so that those confused with one another are neighbours.
 
     Parameters
@@ -35,13 +38,16 @@ def confusion_table(truth: Sequence[str] | pd.Series, predicted: Sequence[str] |
     from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
     from scipy.spatial.distance import squareform
 
-    a, b = pd.Series(list(truth), dtype=object), pd.Series(list(predicted), dtype=object)
-    known = (a.notna() & b.notna()).to_numpy()
-    a, b = a[known].astype(str), b[known].astype(str)
-    names = sorted({*a, *b})
+    sides = [labels if isinstance(labels, pd.Categorical) else categories(labels) for labels in (truth, predicted)]
+    number = [codes(side).astype(np.int64) for side in sides]
+    known = (number[0] >= 0) & (number[1] >= 0)
+    wide = len(sides[1].categories)
+    pairs = np.bincount(number[0][known] * wide + number[1][known], minlength=len(sides[0].categories) * wide)
+    counts = pd.DataFrame(pairs.reshape(-1, wide), index=sides[0].categories, columns=sides[1].categories)
+    names = sorted({*counts.index[counts.sum(axis=1) > 0], *counts.columns[counts.sum(axis=0) > 0]})
     if not names:
         raise Refused("a confusion matrix needs samples with a true and a predicted label.", found="none.")
-    counts = pd.crosstab(a, b).reindex(index=names, columns=names, fill_value=0)
+    counts = counts.reindex(index=names, columns=names, fill_value=0)
     if len(names) > 2:
         table = counts.to_numpy(dtype=float)
         share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)

@@ -145,7 +145,7 @@ def column(table: AnnData, name: str) -> pd.Categorical:
             f"the table should have a label column '{name}'.",
             found=f"columns {', '.join(str(c) for c in obs.columns)}.",
         )
-    return _categories(cast("pd.Series", obs[name]))
+    return categories(cast("pd.Series", obs[name]))
 
 
 Labels = str | pd.Series | pd.Categorical
@@ -172,7 +172,7 @@ def aligned(table: AnnData, labels: Labels) -> pd.Categorical:
         if len(labels) != table.n_obs:
             raise Refused("labels should have a row per row of the table.", found=f"{len(labels)} and {table.n_obs}.")
         return labels
-    index, given, names = ids(table), pd.Index(labels.index.astype(str)), _categories(labels)
+    index, given, names = ids(table), pd.Index(labels.index.astype(str)), categories(labels)
     if given.equals(index):  # ten million ids are not sorted in when they lie in order
         return names
     if given.has_duplicates:
@@ -186,9 +186,9 @@ def aligned(table: AnnData, labels: Labels) -> pd.Categorical:
     return _coded(np.append(codes(names), -1)[where], names.categories)
 
 
-def _categories(values: pd.Series) -> pd.Categorical:
+def categories(values: pd.Series | Sequence[object]) -> pd.Categorical:
     """Values as categories whose names are text."""
-    plain = cast("Any", values)
+    plain = cast("Any", values if isinstance(values, pd.Series) else pd.Series(list(values), dtype=object))
     found = cast("pd.Categorical", plain.array if hasattr(plain, "cat") else pd.Categorical(plain.astype(object)))
     if all(isinstance(name, str) for name in found.categories):
         return found

@@ -261,7 +261,7 @@ def _figures(
     )
     if len(score.truth):
         keep(
-            figures.confusion(figures.confusion_table(score.truth, score.predicted)),
+            figures.confusion(figures.confusion_table(column(table, "truth"), column(table, "predicted"))),
             "confusion.png",
             "What is taken for what",
             "Rows are the labels, columns the domains by the label they overlap most."

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+_ROOM = 5.0
+"""Points that a region must be deep to carry its name."""
 _CROWDED = 5000
 """Samples of a section above which single disagreements are not outlined."""
 
@@ -176,13 +178,15 @@ def write_names(axes: Any, values: NDArray[np.uint16], key: Key, *, mm_per_pixel
 
     step = max(1, max(values.shape) // 400)
     small = np.pad(values[::step, ::step], 1)
-    for value in np.unique(small):
+    least = np.pi * (_ROOM * small.shape[0] / inches / 72) ** 2  # pixels of a disc in which a name has room
+    size = np.bincount(small.ravel())
+    for value in np.flatnonzero(size >= least):
         if not value:
             continue
         depth = cast("Any", distance_transform_edt)(small == value)
         row, column = np.unravel_index(int(depth.argmax()), depth.shape)
         name, room = short(key.names[value - 1], 14), float(depth.max()) / small.shape[0] * inches * 72  # points
-        if room < 5 or len(name) * 2.6 > room * 1.2:
+        if room < _ROOM or len(name) * 2.6 > room * 1.2:
             continue
         colour = key.colours[value - 1]
         axes.text(
@@ -192,10 +196,10 @@ def write_names(axes: Any, values: NDArray[np.uint16], key: Key, *, mm_per_pixel
 
 
 def _large(wrong: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Regions at least five pixels wide: the border of every single cell would hide the picture."""
+    """Regions at least nine pixels wide: the border of every single cell would hide the picture."""
     from scipy.ndimage import binary_opening
 
-    return np.asarray(cast("Any", binary_opening)(wrong, np.ones((5, 5))))
+    return np.asarray(cast("Any", binary_opening)(wrong, np.ones((9, 9))))
 
 
 def outline(axes: Any, wrong: NDArray[np.bool_], mm_per_pixel: float) -> None:
