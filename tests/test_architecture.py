@@ -23,7 +23,7 @@ SRC = ROOT / "src" / "brodmann"
 FILES = sorted(SRC.rglob("*.py"))
 RECIPES = sorted((SRC / "recipes").glob("*.toml"))
 
-FILE_LINES, CLI_LINES, SPINE_LINES, RECIPE_LINES = 400, 200, 3200, 45
+FILE_LINES, CLI_LINES, SPINE_LINES, RECIPE_LINES = 400, 220, 3200, 45
 SPINE = (
     "atomic", "checkpoint", "compute", "environment", "errors", "features", "ledger", "lock", "manifest", "progress",
     "run", "samples", "settings", "signals", "space", "splits", "systems", "train", "weights",
@@ -38,6 +38,7 @@ FLAGS = {
     "embed": ["RUN", "--data", "--controls", "--no-controls"],
     "score": ["RUN", "TASK", "--target", "--by", "--fold", "--buffer-mm", "--probe", "--against", "--atlas", "--k"],
     "map": ["RUN", "TARGET", "--out"],
+    "pipeline": ["RECIPE", "--data", "--out", "--set", "--target", "--k", "--processes"],
     "validate": ["DATA", "--picture"],
     "check": [],
 }

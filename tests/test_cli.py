@@ -13,6 +13,7 @@ from PIL import Image
 
 from brodmann import cli, errors, results, selftest, train, verbs
 from brodmann.run import Run
+from brodmann.settings import changes
 from brodmann.tasks._score import Score
 
 
@@ -60,11 +61,11 @@ def test_changes_are_toml_and_bare_words_are_text():
         "x=[1, 2]",
         "y=",
     )
-    assert cli._changes(given) == {
+    assert changes(given) == {
         "fit.steps": 300, "fit.lr": 1e-3, "encoder.kind": "vit", "partners.same_section": True, "a": "b=c", "x": [1, 2],
         "y": "",
     }  # fmt: skip
-    assert cli._changes(()) == {}
+    assert changes(()) == {}
 
 
 def test_changes_and_paths_reach_the_verb(monkeypatch, tmp_path, capsys):
@@ -215,7 +216,9 @@ def test_an_unknown_failure_is_not_swallowed(monkeypatch, tmp_path):
 @pytest.mark.parametrize(("skipped", "code"), [([], 0), ([("a.png", "damaged")], 3)])
 def test_embed_says_that_items_were_skipped(skipped, code, monkeypatch, tmp_path, capsys):
     table = SimpleNamespace(n_obs=1234, n_vars=56)
-    monkeypatch.setattr(verbs, "embed", lambda *_, **__: table)
+    monkeypatch.setattr(verbs, "load", lambda path: path)
+    monkeypatch.setattr(verbs, "tabulate", lambda *_, **__: None)
+    monkeypatch.setattr(verbs, "table", lambda _: table)
     monkeypatch.setattr(verbs, "targets", lambda _: ["area", "layer"])
     monkeypatch.setattr(verbs, "skipped", lambda _: skipped, raising=False)
     assert run("embed", tmp_path) == code

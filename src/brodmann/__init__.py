@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from brodmann.inspection import validate
     from brodmann.results import map, score
+    from brodmann.stages import pipeline
     from brodmann.verbs import embed, fit, load, recipe, recipe_names, table
 
 __version__ = "0.1.0"
 
-__all__ = ["embed", "fit", "load", "map", "recipe", "recipe_names", "score", "table", "validate"]
+__all__ = ["embed", "fit", "load", "map", "pipeline", "recipe", "recipe_names", "score", "table", "validate"]
 
 _HOME = {
     **dict.fromkeys(("embed", "fit", "load", "recipe", "recipe_names", "table"), "verbs"),
     **dict.fromkeys(("map", "score"), "results"),
+    "pipeline": "stages",
     "validate": "inspection",
 }
 

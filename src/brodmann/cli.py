@@ -6,10 +6,11 @@ Exit codes: 0 done, 2 usage, 3 done but items were skipped, 4 disk or data damag
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -21,22 +22,6 @@ Changes = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALU
 
 _out = Console(soft_wrap=True, highlight=False, markup=False)
 _err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-
-
-def _changes(texts: tuple[str, ...]) -> dict[str, Any]:
-    """``("fit.steps=300",)`` as ``{"fit.steps": 300}``; values are TOML, bare words are text."""
-    from brodmann.settings import read_toml
-
-    found: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise Usage("--set takes KEY=VALUE, for example fit.steps=300.", found=f"'{text}'.")
-        try:
-            found[key.strip()] = read_toml(f"value = {value}", where=text)["value"]
-        except Usage:
-            found[key.strip()] = value.strip()
-    return found
 
 
 def _done(skipped: Sequence[str]) -> int:
@@ -65,10 +50,11 @@ def fit(recipe: Positional[str], *, data: str, out: Path, set: Changes = (), thr
         threads: Threads that read batches ahead.
     """
     from brodmann import verbs
+    from brodmann.settings import changes
 
     if threads < 1:
         raise Usage("--threads should be at least 1.", found=f"{threads}.")
-    run = verbs.fit(verbs.recipe(recipe, _changes(set)), data, out, threads=threads)
+    run = verbs.fit(verbs.recipe(recipe, changes(set)), data, out, threads=threads)
     _out.print(f"trained: {run.path}    next: brodmann embed {run.path}")
     return _done(run.skipped)
 
@@ -82,8 +68,12 @@ def embed(run: Positional[Path], *, data: str | None = None, controls: bool = Tr
         controls: Also make the control features (untrained encoder, hand-made statistics, profiles).
     """
     from brodmann import verbs
+    from brodmann.compute import lead
 
-    table = verbs.embed(run, data, controls=controls)
+    verbs.tabulate(verbs.load(run), data, controls=controls)
+    if not lead():
+        return 0
+    table = verbs.table(run)
     _out.print(f"{table.n_obs:,} rows of {table.n_vars} features: {run / 'features.zarr'}")
     _out.print(f"next: brodmann score {run} areas --target ...  (columns: {', '.join(verbs.targets(table))})")
     return _done(verbs.skipped(table))
@@ -143,6 +133,32 @@ def map(run: Positional[Path], target: Positional[str] = "area", *, out: Path | 
     return 0
 
 
+def pipeline(
+    recipe: Positional[str],
+    *,
+    data: str,
+    out: Path,
+    set: Changes = (),
+    target: str | None = None,
+    k: tuple[int, ...] = (),
+    processes: int | None = None,
+) -> int:
+    """Fit, embed, score and map in one; the same command again goes on where it stopped.
+
+    Args:
+        recipe: Name (see `brodmann recipes`) or a .toml file.
+        data: Folder or file of sections, or 'phantom'.
+        out: Run folder.
+        set: Changes to the recipe, e.g. fit.steps=300 seed=1.
+        target: A label column: areas to read out of unseen tissue; with --k, what domains are compared with.
+        k: Numbers of domains, one or several levels; each is mapped.
+        processes: Processes that train and embed together; chosen for this machine if not given.
+    """
+    from brodmann.stages import pipeline as run
+
+    return run(recipe, data, out, changes=set, target=target, k=k, processes=processes)
+
+
 def validate(data: Positional[Path], *, picture: Path | None = None) -> int:
     """Inspect data before spending time on them: pixel size, space, axes, stain, damaged files; one screen.
 
@@ -169,11 +185,12 @@ def check() -> int:
     return 0 if healthy else 4
 
 
-VERBS = {verb.__name__: verb for verb in (recipes, fit, embed, score, map, validate, check)}
+VERBS = {verb.__name__: verb for verb in (recipes, fit, embed, score, map, pipeline, validate, check)}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of the command ``brodmann``."""
+    """Entry point of the command ``brodmann``; of several processes the first speaks."""
+    _out.quiet = os.environ.get("RANK", "0") != "0"
     try:
         code = tyro.extras.subcommand_cli_from_dict(
             VERBS, prog="brodmann", description="From raw brain data to maps of brain organisation.", args=arguments
@@ -194,3 +211,7 @@ def main(arguments: list[str] | None = None) -> None:
         _err.print("Interrupted at once; the last checkpoint stands. The same command resumes.")
         code = 130
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

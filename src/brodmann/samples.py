@@ -39,6 +39,8 @@ class Samples(Protocol):
         Where the coordinates live.
     fingerprint : str
         Hash of the data and of what was drawn from it; part of the key of every random draw.
+    sections : int
+        Number of sections with samples.
     read_rows, shard_rows : int
         Rows that one read, and one shard of a feature table, should have.
     """
@@ -47,6 +49,7 @@ class Samples(Protocol):
     labels: pd.DataFrame
     space: Space
     fingerprint: str
+    sections: int
     read_rows: int
     shard_rows: int
 

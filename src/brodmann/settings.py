@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast, dataclass_transform
 
 import pydantic
@@ -152,6 +152,26 @@ def _parts(kind: Any) -> list[Any]:
                 walk(hint)
 
     walk(kind)
+    return found
+
+
+def changes(texts: Sequence[str]) -> dict[str, Any]:
+    """``("fit.steps=300",)`` as ``{"fit.steps": 300}``; values are TOML, bare words are text.
+
+    Raises
+    ------
+    Usage
+        For a text without ``=``.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise Usage("--set takes KEY=VALUE, for example fit.steps=300.", found=f"'{text}'.")
+        try:
+            found[key.strip()] = read_toml(f"value = {value}", where=text)["value"]
+        except Usage:
+            found[key.strip()] = value.strip()
     return found
 
 

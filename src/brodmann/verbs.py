@@ -135,18 +135,19 @@ def fit(
 
     if isinstance(recipe, str | Path):
         recipe = globals()["recipe"](recipe)
-    say, module = Say(quiet=quiet), system(name_of(recipe))
+    say, module = Say(quiet=quiet or not compute.lead()), system(name_of(recipe))
     atomic.admits(Path(out).absolute(), "the run")
     with compute.team():
-        source = open_source(recipe, data)
+        source = _in_turn(lambda: open_source(recipe, data))
         samples = module.samples(source, recipe, part="train")
-        run = _open(out, recipe, samples.fingerprint, _remembered(data), say)
+        about = {"system": name_of(recipe), "data_fingerprint": samples.fingerprint, "data": _remembered(data)}
+        run = _in_turn(lambda: Run.open(out, recipe=recipe, **about, say=say))
         run.skipped = _skipped(samples, say)
         with run.lock() if compute.rank() == 0 else contextlib.nullcontext():
             if run.has("weights"):
                 say(f"{run.path} is trained already; nothing to do.")
             else:
-                say(f"{len(samples):,} samples of {samples.places['section'].nunique()} sections to train on")
+                say(f"{len(samples):,} samples of {samples.sections} sections to train on")
                 model = module.build(recipe, samples)
                 train.fit(model, samples, recipe.fit, run, say=say, threads=threads, until=until)
                 if compute.rank() == 0:
@@ -160,13 +161,14 @@ def fit(
     return run
 
 
-def _open(out: str | Path, recipe: Any, fingerprint: str, data: str, say: Say) -> Run:
-    """The run folder; one process makes it, then the others find it."""
-    for turn in range(2):
-        if (compute.rank() == 0) == (turn == 0):
-            run = Run.open(out, recipe=recipe, system=name_of(recipe), data_fingerprint=fingerprint, data=data, say=say)
+def _in_turn(work: Callable[[], Any]) -> Any:
+    """Something done by the first process before the others: what must be made or converted is made once."""
+    if compute.rank() > 0:
         compute.barrier()
-    return run  # pyright: ignore[reportPossiblyUnboundVariable]
+    made = work()
+    if compute.rank() == 0:
+        compute.barrier()
+    return made
 
 
 def embed(run: Run | str | Path, data: Any = None, *, controls: bool = True, quiet: bool = False) -> ad.AnnData:
@@ -189,42 +191,48 @@ def embed(run: Run | str | Path, data: Any = None, *, controls: bool = True, qui
         The feature table, as stored in ``features.zarr`` of the run.
     """
     run = load(run) if not isinstance(run, Run) else run
-    say = Say(quiet=quiet)
+    tabulate(run, data, controls=controls, quiet=quiet)
+    return features.read(run.path / "features.zarr")
+
+
+def tabulate(run: Run, data: Any = None, *, controls: bool = True, quiet: bool = False) -> None:
+    """What `embed` does before it reads the table, which only one of several processes needs to do."""
+    say = Say(quiet=quiet or not compute.lead())
     recipe, model = trained(run)
     module = system(run.system)
     data = data if data is not None else data_of(run)
-    source = open_source(recipe, data)
-    same_data = source.fingerprint == run.weights()[1].get("source")
-    samples = module.samples(source, recipe, part="all")
-    run.skipped = _skipped(samples, say)
-    samples = model.suit(samples)
-    made = module.controls(recipe, samples) if controls else {}
-    if _has_table(run, samples.fingerprint, set(made)):
-        say(f"{run.path} holds this table already; nothing to do.")
-        with run.lock() if compute.lead() else contextlib.nullcontext():
-            # also after a kill between the table and the seal
+    with compute.team():
+        source = _in_turn(lambda: open_source(recipe, data))
+        same_data = source.fingerprint == run.weights()[1].get("source")
+        samples = module.samples(source, recipe, part="all")
+        run.skipped = _skipped(samples, say)
+        samples = model.suit(samples)
+        made = module.controls(recipe, samples) if controls else {}
+        if _has_table(run, samples.fingerprint, set(made)):
+            say(f"{run.path} holds this table already; nothing to do.")
+            # every process has looked before the first one seals
+            compute.barrier()
             if compute.lead():
-                run.drop("shards")
-                run.seal()
-        return features.read(run.path / "features.zarr")
-    key = f"{run.recipe_hash}/{samples.fingerprint}/{'+'.join(sorted(made))}"
-    with compute.team(), run.lock() if compute.rank() == 0 else contextlib.nullcontext():
-        if compute.rank() > 0:
+                with run.lock():
+                    # also after a kill between the table and the seal
+                    run.drop("shards")
+                    run.seal()
+            return
+        with run.lock() if compute.rank() == 0 else contextlib.nullcontext():
+            key = f"{run.recipe_hash}/{samples.fingerprint}/{'+'.join(sorted(made))}"
+            size = {"rows": len(samples), "shard_rows": samples.shard_rows}
+            ledger = _in_turn(lambda: Ledger(run.path, **size, key=key, say=say))
+            todo = ledger.missing()
+            makers = {"X": model.describe, **{f"baseline_{name}": describe for name, describe in made.items()}}
+            with say.progress("embed", len(ledger) - len(todo), len(ledger), enabled=compute.rank() == 0) as progress:
+                for shard in todo[compute.rank() :: compute.world()]:
+                    ledger.add(shard, _describe(samples, makers, ledger.rows(shard)))
+                    progress.advance(by=compute.world())
             compute.barrier()
-        ledger = _ledger(run, samples, key, say)
-        if compute.rank() == 0:
-            compute.barrier()
-        todo = ledger.missing()
-        makers = {"X": model.describe, **{f"baseline_{name}": describe for name, describe in made.items()}}
-        with say.progress("embed", len(ledger) - len(todo), len(ledger), enabled=compute.rank() == 0) as progress:
-            for shard in todo[compute.rank() :: compute.world()]:
-                ledger.add(shard, _describe(samples, makers, ledger.rows(shard)))
-                progress.advance(by=compute.world())
+            if compute.rank() == 0:
+                ledger = Ledger(run.path, **size, key=key, say=say)
+                _store(run, recipe, samples, ledger, same_data=same_data, data=_remembered(data))
         compute.barrier()
-        if compute.rank() == 0:
-            _store(run, recipe, samples, _ledger(run, samples, key, say), same_data=same_data, data=_remembered(data))
-        compute.barrier()
-    return features.read(run.path / "features.zarr")
 
 
 def _has_table(run: Run, fingerprint: str, controls: set[str]) -> bool:
@@ -235,10 +243,6 @@ def _has_table(run: Run, fingerprint: str, controls: set[str]) -> bool:
     held = {name.removeprefix("baseline_") for name in cast("Any", stored.obsm) if name.startswith("baseline_")}
     about = cast("Any", stored.uns["brodmann"])
     return about["data_fingerprint"] == fingerprint and controls <= held
-
-
-def _ledger(run: Run, samples: Any, key: str, say: Say) -> Ledger:
-    return Ledger(run.path, rows=len(samples), shard_rows=samples.shard_rows, key=key, say=say)
 
 
 def _describe(samples: Any, makers: Mapping[str, Callable[[Any], Any]], rows: range) -> dict[str, Any]:

@@ -65,6 +65,8 @@ class CellSamples:
         See `brodmann.samples.Samples`; made when first asked for, since ids are Python strings.
     skipped : list of (str, str)
         Sections left out, and why.
+    sections : int
+        Number of sections with samples.
     read_rows, shard_rows : int
         Rows that one read, and one shard of a feature table, should have.
     """
@@ -100,6 +102,7 @@ class CellSamples:
             for section, start, stop in zip(source.sections, bounds[::2], bounds[1::2], strict=True)
             if stop > start
         ]
+        self.sections = len(self.parts)
         self._stops = np.array([one.stop for one in self.parts], np.int64)
         key = [source.fingerprint, plain(recipe)["samples"], plain(recipe)["split"], part, len(rows)]
         self.fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()
