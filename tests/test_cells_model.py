@@ -9,8 +9,8 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
 from brodmann import train, verbs
+from brodmann.cells import animals, components, encoder, objective
 from brodmann.cells import blocks as block
-from brodmann.cells import components, encoder, objective
 from brodmann.cells.model import build, rebuild
 from brodmann.cells.panel import Panel
 from brodmann.cells.pictures import MARGIN_UM
@@ -133,7 +133,10 @@ def test_features_do_not_contain_the_own_counts(source, samples):
     before = described(model, samples, 0, 700)
     other = dataclasses.replace(source, counts=source.counts.copy())
     other.counts[123] = other.counts[123][::-1] * 3 + 1
-    after = described(model, CellSamples(other, small()), 0, 700)
+    changed = CellSamples(other, small())
+    # one cell is also a little of its animal's mean
+    changed._totals = samples.totals
+    after = described(model, changed, 0, 700)
     np.testing.assert_array_equal(before[123], after[123])
     moved = np.flatnonzero(np.abs(before - after).max(1) > 1e-6)
     away = np.linalg.norm(source.xy_um[moved] - source.xy_um[123], axis=1)
@@ -225,7 +228,61 @@ def test_reads_do_not_depend_on_how_rows_are_cut(source):
         **{name: getattr(data, name)[3000:] for name in ("counts", "xy_um", "xyz_mm", "types", "domain")},
     )
     samples.read_rows = 3000
-    np.testing.assert_array_equal(described(model, samples, 3000, 6000), described(model, CellSamples(alone, recipe)))
+    second = CellSamples(alone, recipe)
+    second._totals = samples.totals[[samples.subjects.index(second.subjects[0])]]
+    np.testing.assert_array_equal(described(model, samples, 3000, 6000), described(model, second))
+
+
+# ------------------------------------------------------------------------------------------------------------ animals
+
+
+def test_factors_are_those_that_were_planted_and_few_cells_say_little():
+    rng = np.random.default_rng(0)
+    profile = torch.from_numpy(rng.dirichlet(np.ones(30)).astype(np.float32))
+    factor = torch.from_numpy(np.exp(rng.normal(0, 0.4, (2, 30))).astype(np.float32))
+    present = torch.ones(30, dtype=torch.bool)
+    shares = profile * factor / (profile * factor).sum(1, keepdim=True)
+    found = animals.log_factors(1e9 * shares, profile, present)
+    torch.testing.assert_close(found, (shares / profile).log(), atol=1e-4, rtol=1e-4)
+    assert animals.log_factors(20 * shares, profile, present).abs().max() < 0.05
+    assert not animals.log_factors(1e6 * profile[None], profile, present).abs().gt(1e-4).any()
+    present[7] = False
+    some = animals.log_factors(1e9 * shares, profile, present)
+    assert (some[:, 7] == 0).all()
+    torch.testing.assert_close(some[:, present].exp() @ profile[present] / profile[present].sum(), torch.ones(2))
+
+
+def test_totals_are_of_each_animals_own_cells(source, samples):
+    assert samples.subjects == tuple(dict.fromkeys(section.subject for section in source.sections))
+    for number, subject in enumerate(samples.subjects):
+        rows = np.concatenate([np.arange(s.rows.start, s.rows.stop) for s in source.sections if s.subject == subject])
+        assert (samples.animal(rows) == number).all()
+        np.testing.assert_array_equal(samples.totals[number].numpy(), source.counts[rows].sum(0))
+    model = build(small(), samples)
+    assert model.suit(samples) is samples
+    other = samples.aligned(samples.genes[::-1])
+    torch.testing.assert_close(other.totals, samples.totals.flip(1))
+
+
+def test_an_experiment_that_sees_genes_differently_changes_features_little(source):
+    """The second half of the sections loses up to 70 % of some genes; equalised, features hardly notice."""
+    rng = np.random.default_rng(5)
+    half = source.sections[2].rows.start
+    counts = source.counts.copy()
+    counts[half:] = rng.binomial(counts[half:], np.where(rng.random(30) < 0.5, 0.3, 0.9))
+    sections = [
+        dataclasses.replace(one, subject="first" if number < 2 else "second")
+        for number, one in enumerate(source.sections)
+    ]
+    moved = {}
+    for equalise in (True, False):
+        recipe = small(samples=Cells(tile_cells=256, components=8, equalise=equalise))
+        model = trained(recipe, CellSamples(dataclasses.replace(source, sections=sections), recipe), 60)
+        before = described(model, CellSamples(dataclasses.replace(source, sections=sections), recipe), half)
+        lost = CellSamples(dataclasses.replace(source, sections=sections, counts=counts), recipe)
+        after = described(model, lost, half)
+        moved[equalise] = np.linalg.norm(after.mean(0) - before.mean(0)) / np.sqrt(before.var(0).sum())
+    assert moved[True] < 0.4 * moved[False]
 
 
 # ------------------------------------------------------------------------------------------------------------- panels

@@ -43,14 +43,14 @@ class Components(NamedTuple):
 
 
 def fit(
-    dense: Callable[[NDArray[np.int64]], NDArray[np.uint16]], rows: NDArray[np.int64], components: int
+    dense: Callable[[NDArray[np.int64]], NDArray[np.uint16 | np.float32]], rows: NDArray[np.int64], components: int
 ) -> Components:
     """Principal components of some cells, read in chunks; memory does not grow with their number.
 
     Parameters
     ----------
     dense : callable
-        Raw counts (m, G) of m rows.
+        Counts (m, G) of m rows, raw or corrected.
     rows : array (n,) int64
         Cells to learn from.
     components : int
@@ -66,7 +66,7 @@ def fit(
         If no cell has counts.
     """
     chunks = [rows[at : at + _CHUNK] for at in range(0, len(rows), _CHUNK)]
-    library = np.concatenate([np.zeros(0), *(dense(chunk).sum(1, dtype=np.int64) for chunk in chunks)])
+    library = np.concatenate([np.zeros(0), *(dense(chunk).sum(1, dtype=np.float64) for chunk in chunks)])
     if not (library > 0).any():
         raise Refused("some cells should have counts.", found=f"{len(rows):,} cells without any.")
     median = float(np.median(library[library > 0]))
@@ -74,8 +74,8 @@ def fit(
     sums, moment, totals, n = np.zeros(genes), np.zeros((genes, genes)), np.zeros(genes), 0
     for chunk in chunks:
         counts = dense(chunk)
-        totals += counts.sum(0, dtype=np.int64)
-        size = counts.sum(1, dtype=np.int64)
+        totals += counts.sum(0, dtype=np.float64)
+        size = counts.sum(1, dtype=np.float64)
         # cells without counts have no composition
         x = np.log1p(counts[size > 0] * (median / size[size > 0])[:, None]).astype(np.float32)
         sums += x.sum(0, dtype=np.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from brodmann import compute
-from brodmann.cells import components, neighbourhood, objective
+from brodmann.cells import animals, components, neighbourhood, objective
 from brodmann.cells.components import Components
 from brodmann.cells.encoder import TileNetwork
 from brodmann.cells.recipe import Neighbourhood, Recipe, Tile
@@ -91,6 +91,8 @@ class TileModel(nn.Module):
         rows = torch.nonzero(batch["hidden"])[:, 0]
         token = self._tokens(batch, self._described(batch, counts), batch["hidden"], rows, self._distances(batch))
         hidden, logits = counts[rows], self._logits(token)
+        if "animal" in batch:
+            logits = logits + self._factors(batch)[batch["animal"][rows]]
         gate = None if self.gate is None else self._gate(token)
         log_theta = self.log_theta
         if not bool(present.all()):
@@ -156,8 +158,13 @@ class TileModel(nn.Module):
         }
 
     def _described(self, batch: Batch, counts: Tensor) -> Tensor:
-        """Standardised components (n, P) of cells."""
+        """Standardised components (n, P) of cells, as if all animals had gone through one experiment."""
+        if "animal" in batch:
+            counts = counts * torch.exp(-self._factors(batch))[batch["animal"]]
         return components.project(counts, self.basis, batch["present"]) / self.scale
+
+    def _factors(self, batch: Batch) -> Tensor:
+        return animals.log_factors(batch["totals"], self.profile, batch["present"])
 
     def _distances(self, batch: Batch) -> Tensor:
         return self.network.distances(batch["bins"], batch["edge"], precision=self.recipe.fit.precision)
@@ -212,11 +219,21 @@ def build(recipe: Recipe, samples: CellSamples) -> TileModel | neighbourhood.Nei
         )
     rng = stream(recipe.seed, samples.fingerprint, "components")
     rows = np.sort(rng.choice(len(samples), min(_LEARN_FROM, len(samples)), replace=False))
-    basis = components.fit(samples.dense, rows, recipe.samples.components)
+    basis = components.fit(_equalised(samples), rows, recipe.samples.components)
     model = TileModel(recipe, samples.genes, basis, samples.type_names if recipe.samples.types else ())
     with torch.no_grad():
         model.log_theta.copy_(components.dispersion(samples.dense, rows, basis.profile))
     return model
+
+
+def _equalised(samples: CellSamples) -> Callable[[NDArray[np.int64]], NDArray[np.uint16 | np.float32]]:
+    """Counts of sample rows, each animal's divided by how often its experiment sees each gene."""
+    if not samples.recipe.samples.equalise or len(samples.subjects) < 2:
+        return samples.dense
+    shares = samples.totals / samples.totals.sum(1, keepdim=True).clamp_min(1)
+    factors = animals.log_factors(samples.totals, shares.mean(0).clamp_min(1e-9), torch.from_numpy(samples.present))
+    less = torch.exp(-factors).numpy()
+    return lambda rows: samples.dense(rows) * less[samples.animal(rows)]
 
 
 def rebuild(recipe: Recipe, config: Mapping[str, Any]) -> TileModel | neighbourhood.NeighbourhoodModel:
