@@ -163,7 +163,8 @@ def test_a_value_without_the_network_does_not_bear_its_name(found, table):
     )
     assert informed.scored == blind.scored == "features"
     assert not any("no part in this value" in text for text in informed.remarks)
-    assert blind.value < 0.05 < informed.value
+    # noise that is smoothed is like noise anywhere: its domains are places
+    assert blind.value < 0.1 < informed.value
 
 
 def test_levels_are_kept_without_a_warning(found, table, tmp_path):
@@ -187,7 +188,7 @@ def test_wrong_questions_are_refused(table):
         domains(table, 3, seeds=0)
     bare = table.copy()
     del bare.obsm["baseline_own"]
-    assert domains(bare, 3, compare=False).path == "k-means of the features"
+    assert domains(bare, 3, compare=False).path == "k-means of the features, smoothed within sections"
     with pytest.raises(Usage, match="surroundings"):
         domains(bare, 3, path="consensus")
     bare.X[3, 1] = np.inf

@@ -16,7 +16,17 @@ from rich.console import Console
 
 from brodmann.errors import Refused
 from brodmann.progress import Say
-from brodmann.tasks import _agreement, _cluster, _consensus, _contenders, _inputs, _nearest, _rows, _surroundings
+from brodmann.tasks import (
+    _agreement,
+    _cluster,
+    _consensus,
+    _contenders,
+    _inputs,
+    _nearest,
+    _rows,
+    _smoothed,
+    _surroundings,
+)
 from brodmann.tasks import _metrics as metrics
 from brodmann.tasks._cluster import assign, kmeans
 from brodmann.tasks._inputs import Inputs
@@ -92,9 +102,9 @@ def test_a_large_table_is_scored_over_all_rows_and_rivals_over_whole_sections(ta
     score = found.score
     assert score.n == 2900
     assert sum(len(level.labels) == 3000 for level in found.levels) == 2
-    assert score.value == pytest.approx(
-        np.mean([_ari(table, kmeans(Inputs(table, _animal(table))["features"], 4, seed=s).labels) for s in (0, 1)])
-    )
+    lie = _surroundings.Tissue.of(table, 10)
+    calm = _smoothed.smoothed(Inputs(table, _animal(table))["features"], lie.where, lie.section, seed=0)
+    assert score.value == pytest.approx(np.mean([_ari(table, kmeans(calm, 4, seed=s).labels) for s in (0, 1)]))
     (remark,) = [text for text in score.remarks if text.startswith("rivals are compared on")]
     assert "5 whole random sections" in remark
     same = score.more["ARI on the rows of rivals"]
@@ -105,9 +115,11 @@ def test_a_large_table_is_scored_over_all_rows_and_rivals_over_whole_sections(ta
         assert gain.low < gain.value < gain.high
     assert "rows of 2 sections" in score.baselines["smoothed noise"].note
     assert abs(score.baselines["noise, k-means"].value) < 0.03
-    assert score.baselines["own, k-means"].value == pytest.approx(same.value, abs=0.03), "the same numbers, on disk"
+    plain, calm = (score.baselines[f"own, {kind}"].value for kind in ("k-means", "smoothed k-means"))
+    assert plain == pytest.approx(score.baselines["features, k-means"].value, abs=0.03), "the same numbers, on disk"
+    assert calm == pytest.approx(same.value, abs=0.06), "learned from the rows that are compared"
     stable = domains(lazy, [2, 4]).score
-    assert list(stable.baselines) == ["noise, k-means", "own, k-means", "smoothed noise"]
+    assert list(stable.baselines) == ["features, k-means", "noise, k-means", "own, k-means", "smoothed noise"]
 
 
 def _animal(table: ad.AnnData) -> np.ndarray:
@@ -137,7 +149,7 @@ def test_one_baseline_is_held_at_a_time(table, small, monkeypatch):
         return values
 
     monkeypatch.setattr(Inputs, "some", some)
-    assert len(domains(on_disk(table), 4, target="layer", seeds=1).score.baselines) == 6
+    assert len(domains(on_disk(table), 4, target="layer", seeds=1).score.baselines) == 9
 
 
 def test_work_is_said_step_by_step_and_nothing_in_quiet(table, small, capsys):
@@ -153,8 +165,8 @@ def test_work_is_said_step_by_step_and_nothing_in_quiet(table, small, capsys):
             said.append(message)
 
     domains(table, 4, target="layer", seeds=2, say=Loud())
-    # leaves, two seeds of the features, and of five baselines with mixtures and noise: all are done
-    assert "15/15" in text.getvalue()
+    # leaves, two seeds of the features, and of eight rivals and noise: all are done
+    assert "21/21" in text.getvalue()
     assert "smoothed noise" in text.getvalue()
     domains(table, 4, say=Say(quiet=True))
     domains(table, 4)
@@ -272,3 +284,56 @@ def test_a_long_score_is_written_in_blocks_to_the_same_text(classes, monkeypatch
     assert list(read)[-5:] == ["truth", "recipe_hash", "data_fingerprint", "remarks", "ids"]
     assert score.to_json() == json.dumps(read, separators=(",", ":"))
     assert Score.from_json(score.to_json()).to_json() == score.to_json()
+
+
+# ---------------------------------------------------------------------------------------------------------- smoothing
+
+
+def test_smoothed_features_are_gaussian_means_of_components_within_sections():
+    rng = np.random.default_rng(0)
+    where, section = rng.uniform(0, 400, (500, 2)), np.repeat([0, 1], [300, 200])
+    x = rng.standard_normal((500, 6)) * [3, 2, 1.5, 1, 0.7, 0.3]
+    found = _smoothed.smoothed((x - x.mean(0)).astype(np.float32), where, section, seed=0, width=1.5)
+    turn = _consensus.principal((x - x.mean(0)).astype(np.float32))
+    wanted = np.zeros((500, 6))
+    for rows in (slice(0, 300), slice(300, 500)):
+        apart = np.linalg.norm(where[rows, None] - where[None, rows], axis=2)
+        sigma = 1.5 * np.median(np.sort(apart, axis=1)[:, 6])
+        weight = np.exp(-(apart**2) / 2 / sigma**2) * (apart <= 3 * sigma)
+        wanted[rows] = weight @ ((x - x.mean(0))[rows] @ turn) / weight.sum(axis=1, keepdims=True)
+    wanted /= np.sqrt(wanted.std(axis=0))
+    np.testing.assert_allclose(found, wanted, atol=2e-4)
+    tilted = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    raised = np.column_stack([where, np.zeros(500)]) @ tilted + 50
+    again = _smoothed.smoothed((x - x.mean(0)).astype(np.float32), raised, section, seed=0, width=1.5)
+    np.testing.assert_allclose(again, found, atol=2e-3)
+    order = rng.permutation(500)
+    mixed = _smoothed.smoothed(
+        (x - x.mean(0)).astype(np.float32)[order], where[order], section[order], seed=0, width=1.5
+    )
+    np.testing.assert_allclose(mixed, found[order], atol=2e-3)
+
+
+def test_what_cannot_be_smoothed_stays_as_it_is():
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((40, 4)).astype(np.float32)
+    x -= x.mean(0)
+    alone = np.arange(40)
+    place = np.zeros((40, 2))
+    plain = _smoothed.smoothed(x, rng.uniform(0, 9, (40, 2)), np.zeros(40, int), seed=0, width=0)
+    np.testing.assert_allclose(_smoothed.smoothed(x, rng.uniform(0, 9, (40, 2)), alone, seed=0), plain, rtol=1e-4)
+    np.testing.assert_allclose(_smoothed.smoothed(x, place, alone // 20, seed=0), plain, rtol=1e-4)
+    x[:, 2:] = 0
+    assert np.isfinite(_smoothed.smoothed(x, place, alone // 20, seed=0)).all()
+
+
+def test_smoothing_finds_domains_that_single_rows_hide():
+    rng = np.random.default_rng(2)
+    where = rng.uniform(0, 1000, (4000, 2))
+    truth = (where[:, 0] // 334).astype(np.int64)
+    x = (rng.standard_normal((3, 10))[truth] + 3 * rng.standard_normal((4000, 10))).astype(np.float32)
+    x -= x.mean(0)
+    calm = _smoothed.smoothed(x, where, np.zeros(4000, np.int64), seed=0)
+    plain, found = (_agreement.ari(truth, kmeans(one, 3, seed=0).labels.astype(np.int64)) for one in (x, calm))
+    assert plain < 0.2
+    assert found > 0.7

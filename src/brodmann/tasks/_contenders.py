@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +13,14 @@ from brodmann.tasks import _inputs, _surroundings
 from brodmann.tasks._cluster import ROWS_PER_CENTRE, Rows, assign, kmeans
 from brodmann.tasks._inputs import Inputs
 from brodmann.tasks._mixture import gmm
+from brodmann.tasks._smoothed import smoothed
 from brodmann.tasks._surroundings import Tissue
 
 Clusterer = Callable[[int, int], NDArray[np.int32]]
 """Cluster of each row, from a number of clusters and a seed."""
 
 NOISE = "smoothed noise"
-MEANS, MIXTURE = "k-means", "tied mixture"
+MEANS, MIXTURE, SMOOTHED = "k-means", "tied mixture", "smoothed k-means"
 
 _GMM_ROWS = 20_000
 
@@ -45,37 +46,37 @@ class Contender:
     cluster: Clusterer
 
 
-def names(given: Inputs, *, own: bool, mixtures: bool) -> list[str]:
-    """Contenders in order: ``own`` leaves out k-means of the features, which is then the value that is scored."""
-    kinds = (MEANS, MIXTURE) if mixtures else (MEANS,)
-    found = [f"{name}, {kind}" for name in given for kind in kinds if not (own and (name, kind) == ("features", MEANS))]
-    return [*found, NOISE]
+def names(given: Inputs, *, own: bool, kinds: Sequence[str]) -> list[str]:
+    """Contenders in order: ``own`` leaves out smoothed features, which are then the value that is scored."""
+    every = [(name, kind) for name in given for kind in kinds]
+    return [*(f"{name}, {kind}" for name, kind in every if not own or (name, kind) != ("features", SMOOTHED)), NOISE]
 
 
 def contenders(
     given: Inputs,
-    features: Rows | None,
     tissue: Tissue,
     seed: int,
     *,
-    mixtures: bool,
+    own: bool,
+    kinds: Sequence[str],
     size: int,
     judged: NDArray[np.int64] | None = None,
 ) -> Iterator[Contender]:
     """Go through contenders; the rows of one are let go before those of the next are read.
 
     Beyond a million rows a contender learns from random rows of the whole table, as k-means of the features does, and
-    only rows of ``judged`` are given clusters: 168 numbers of each of ten million rows would be 7 GB.
+    only rows of ``judged`` are given clusters: 168 numbers of each of ten million rows would be 7 GB. A smoothed one
+    learns from these rows as well, since they are whole sections.
 
     Parameters
     ----------
     given : Inputs
-    features : array (n, d) or None
-        The features as they were clustered already; k-means of them is then no contender.
     tissue : Tissue
     seed : int
-    mixtures : bool
-        Whether mixtures take part.
+    own : bool
+        Whether smoothed features are the value that is scored, and so no contender.
+    kinds : sequence of str
+        Which clusterers take part: `MEANS`, `MIXTURE`, `SMOOTHED`.
     size : int
         The largest number of clusters that will be asked for.
     judged : ndarray (m,) int64, optional
@@ -85,32 +86,33 @@ def contenders(
     ------
     Contender
     """
-    wanted = names(given, own=features is not None, mixtures=mixtures)
+    wanted = names(given, own=own, kinds=kinds)
     large = len(tissue.section) > _inputs.MANY
     for name in given:
-        kinds = [kind for kind in (MEANS, MIXTURE) if f"{name}, {kind}" in wanted]
-        if not kinds:
+        mine = [kind for kind in kinds if f"{name}, {kind}" in wanted]
+        if not mine:
             continue
-        known = features if name == "features" else None
         if large:
-            yield from _sampled(given, known, name, kinds, tissue.look if judged is None else judged, size, seed)
-        else:
-            x = given[name] if known is None else known
-            for kind in kinds:
-                yield Contender(f"{name}, {kind}", None, x, by_kmeans(x) if kind == MEANS else _by_mixture(x))
-            del x
-    smoothed = noise(tissue, seed)
-    yield Contender(NOISE, None if len(smoothed) == len(tissue.section) else tissue.look, smoothed, by_kmeans(smoothed))
+            yield from _sampled(given, tissue, name, mine, tissue.look if judged is None else judged, size, seed)
+            continue
+        x = given[name]
+        for kind in mine:
+            if kind == SMOOTHED:
+                x = smoothed(x, tissue.where, tissue.section, seed=seed)
+            yield Contender(f"{name}, {kind}", None, x, _by_mixture(x) if kind == MIXTURE else by_kmeans(x))
+        del x
+    calm = noise(tissue, seed)
+    yield Contender(NOISE, None if len(calm) == len(tissue.section) else tissue.look, calm, by_kmeans(calm))
 
 
 def _sampled(
-    given: Inputs, features: Rows | None, name: str, kinds: list[str], judged: NDArray[np.int64], size: int, seed: int
+    given: Inputs, tissue: Tissue, name: str, kinds: list[str], judged: NDArray[np.int64], size: int, seed: int
 ) -> Iterator[Contender]:
     """Contenders of one baseline that learn from some rows and tell clusters of others."""
     total = len(given.animal)
     learned = _inputs.drawn(total, max(_inputs.LEARN, 2 * ROWS_PER_CENTRE * size), seed)
     rows = np.union1d(learned, judged)
-    held = given.some(name, rows) if features is None else features[rows]
+    held = given.some(name, rows)
     learn, told = held[np.searchsorted(rows, learned)], held[np.searchsorted(rows, judged)]
     del held
 
@@ -121,7 +123,11 @@ def _sampled(
         return gmm(_few(learn, s), k, covariance="tied", seed=s).predict(told)
 
     for kind in kinds:
-        yield Contender(f"{name}, {kind}", judged, learn, means if kind == MEANS else mixture)
+        if kind != SMOOTHED:
+            yield Contender(f"{name}, {kind}", judged, learn, means if kind == MEANS else mixture)
+    if SMOOTHED in kinds and len(judged):
+        calm = smoothed(told, tissue.where[judged], tissue.section[judged], seed=seed)
+        yield Contender(f"{name}, {SMOOTHED}", judged, calm, by_kmeans(calm))
 
 
 def by_kmeans(x: Rows) -> Clusterer:

@@ -16,7 +16,7 @@ from brodmann.progress import Progress, Say
 from brodmann.tasks import _agreement, _consensus, _contenders, _inputs, _nested, _rows, _stability, _surroundings
 from brodmann.tasks import _metrics as metrics
 from brodmann.tasks._cluster import ROWS_PER_CENTRE, Rows, assign
-from brodmann.tasks._contenders import NOISE, Clusterer, contenders
+from brodmann.tasks._contenders import MEANS, MIXTURE, NOISE, SMOOTHED, Clusterer, contenders
 from brodmann.tasks._domain_value import Judged, Value, inside
 from brodmann.tasks._inputs import Inputs
 from brodmann.tasks._score import Estimate, Score
@@ -68,9 +68,9 @@ class Ground:
         """What the headline value is of."""
         return "features" if self.own else CONSENSUS
 
-    def names(self, *, mixtures: bool) -> list[str]:
+    def names(self, kinds: Sequence[str]) -> list[str]:
         """Rivals in order."""
-        return _contenders.names(self.given, own=self.own, mixtures=mixtures) if self.compare else []
+        return _contenders.names(self.given, own=self.own, kinds=kinds) if self.compare else []
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def work(ground: Ground, say: Say, ks: Sequence[int], classes: int, seeds: int) 
         Of the target; 0 without one.
     seeds : int
     """
-    rivals = ground.names(mixtures=0 < classes <= _MIXTURE_MOST)
+    rivals = ground.names(_kinds(classes) if classes else (MEANS,))
     steps = 1 + (seeds * (1 + len(rivals)) if classes else len(tried(ground, ks)) + len(rivals))
     rows = len(ground.x)
     if rows > _stability.ROWS:
@@ -97,16 +97,27 @@ def work(ground: Ground, say: Say, ks: Sequence[int], classes: int, seeds: int) 
         begun = time.monotonic()
         assign(few, few[: min(max(ks), len(few))])
         each = (time.monotonic() - begun) / (len(few) * min(max(ks), len(few)))
-        size = max(classes, 1) if classes else max(ks)
-        asked = [(max(ks), rows)] + ([(classes, rows)] * seeds if classes else [(k, 0) for k in tried(ground, ks)] * 15)
-        asked += [(size, min(rows, _inputs.MANY) if classes else 0)] * (len(rivals) * (seeds if classes else 15))
-        learned = (lambda k: ROWS_PER_CENTRE * k) if classes else (lambda _: _stability.ROWS // 2)
-        seconds = sum(each * k * (n + _ROUNDS * min(learned(k), rows)) for k, n in asked)
+        # clusters, rows that are given one, rows that clusters are learned from, times
+        asked = [(max(ks), rows, ROWS_PER_CENTRE * max(ks), 1)]
+        if classes:
+            told = min(rows, _inputs.MANY)
+            asked += [(classes, rows, ROWS_PER_CENTRE * classes, seeds)]
+            asked += [(classes, told, ROWS_PER_CENTRE * classes, seeds * len(rivals))]
+        else:
+            half = _stability.ROWS // 2
+            asked += [(k, 3 * half, half, _stability.REPEATS) for k in tried(ground, ks)]
+            asked += [(max(ks), 3 * half, half, _stability.REPEATS * len(rivals))]
+        seconds = sum(each * k * times * (told + _ROUNDS * min(learned, rows)) for k, told, learned, times in asked)
         memory = rows * (4 * (seeds + len(ks)) + 48) + min(rows, 2 * _inputs.MANY) * 4 * 200
         say(f"domains of {rows:,} rows: {steps:,} clusterings")
         say.estimate({"seconds": seconds, "memory_bytes": memory, "disk_bytes": rows * (40 + 4 * len(ks))})
     with say.progress("domains", 0, steps) as progress:
         yield progress
+
+
+def _kinds(classes: int) -> tuple[str, ...]:
+    """Clusterers of rivals: a covariance for more than fifty mixtures would be learned from too few rows."""
+    return (MEANS, MIXTURE, SMOOTHED) if classes <= _MIXTURE_MOST else (MEANS, SMOOTHED)
 
 
 def tried(ground: Ground, ks: Sequence[int]) -> list[int]:
@@ -212,8 +223,7 @@ def _against(
     compared = _contenders.sections(tissue, truth, seed) if len(truth) > _inputs.MANY else None
     places: dict[int, tuple[Judged | None, Value | None]] = {0: (everywhere, value)}
     for rival in contenders(
-        ground.given, ground.x if ground.own else None, tissue, seed,
-        mixtures=size <= _MIXTURE_MOST, size=size, judged=compared,
+        ground.given, tissue, seed, own=ground.own, kinds=_kinds(size), size=size, judged=compared,
     ):  # fmt: skip
         key = 0 if rival.rows is None else len(rival.rows)
         if key not in places:
@@ -292,7 +302,7 @@ def unlabelled(ground: Ground, levels: tuple[_nested.Level, ...], progress: Prog
     if curve and ground.compare:
         most = curve.k[-1]
         for rival in contenders(
-            ground.given, x if ground.own else None, tissue, seed, mixtures=False, size=1, judged=tissue.look[:0]
+            ground.given, tissue, seed, own=ground.own, kinds=(MEANS,), size=1, judged=tissue.look[:0]
         ):
             against[rival.name] = Estimate(_stability.stability(rival.x, [most], seed=seed).mean[0])
             progress.advance(rival.name)

@@ -20,6 +20,11 @@ from brodmann.tasks import _agreement
 from brodmann.tasks._cluster import Rows, assign, kmeans
 
 ROWS = 100_000
+"""Rows that take part."""
+
+REPEATS = 5
+"""Halves for each number of clusters."""
+
 _FEW = 100
 
 
@@ -64,7 +69,7 @@ def stability(
     ks: Sequence[int],
     *,
     null: Rows | None = None,
-    repeats: int = 5,
+    repeats: int = REPEATS,
     rows: int = ROWS,
     seed: int = 0,
     done: Callable[[str], object] | None = None,

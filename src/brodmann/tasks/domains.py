@@ -20,6 +20,7 @@ from brodmann.tasks._cluster import Rows, means
 from brodmann.tasks._contenders import Clusterer, by_kmeans, noise
 from brodmann.tasks._inputs import Inputs
 from brodmann.tasks._score import Score
+from brodmann.tasks._smoothed import smoothed
 from brodmann.tasks._stability import Stability
 from brodmann.tasks._surroundings import Tissue
 
@@ -74,9 +75,9 @@ def domains(
     """Find domains, and say how they compare with what needs no network.
 
     Agreement with a target is measured at its own number of classes, as the mean of ``seeds`` clusterings and never
-    the best. Beside it stand: the features and every baseline of the table, each by k-means and by a tied Gaussian
-    mixture; smoothed noise, which shows what smoothing alone gives; and coherence in the tissue, which means nothing
-    without agreement.
+    the best. Beside it stand: the features and every baseline of the table, each by k-means, by a tied Gaussian
+    mixture, and by k-means after the same smoothing; smoothed noise, which shows what smoothing alone gives; and
+    coherence in the tissue, which means nothing without agreement.
 
     Of more than a million rows all are given domains, and the value is over all that are labelled. Rivals learn from
     random rows of the whole table, as k-means of the features does, and are compared on whole random sections of a
@@ -92,8 +93,9 @@ def domains(
     target : str, optional
         A column of labels to compare with; it takes no part in finding domains.
     path : {"auto", "consensus", "features"}
-        What is clustered: the features by k-means, or the vote of surroundings and clusterers that needs no network.
-        ``auto``: the vote below 20,000 rows where the table has what it needs, else the features.
+        What is clustered: the features by k-means, smoothed within sections, or the vote of surroundings and
+        clusterers that needs no network. ``auto``: the vote below 20,000 rows where the table has what it needs, else
+        the features.
     seeds, seed : int
         Number of repeats, and the key of every draw.
     compare : bool
@@ -129,7 +131,7 @@ def domains(
         ks = (len(classes),) if k is None else (k,) if isinstance(k, int) else tuple(int(one) for one in cast("Any", k))
     if not ks or min(ks) < 1 or max(ks) > len(x):
         raise Usage(f"numbers of domains should lie between 1 and {len(x):,}.", found=", ".join(map(str, ks)))
-    words = {"consensus": _consensus.WORDS, "features": "k-means of the features"}[chosen]
+    words = {"consensus": _consensus.WORDS, "features": "k-means of the features, smoothed within sections"}[chosen]
     ground = judged.Ground(table, tissue, given, x, words, chosen == "features", seed, compare)
     with judged.work(ground, say or Say(quiet=True), ks, len(classes), seeds) as progress:
         leaves = cluster(max(ks), seed)
@@ -183,7 +185,7 @@ def _path(path: Path, rows: int, given: Inputs) -> Literal["consensus", "feature
 def _clusterer(chosen: str, given: Inputs, tissue: Tissue, seed: int) -> tuple[Rows, Clusterer]:
     """What is clustered, and a function of (k, seed) that clusters it."""
     if chosen == "features":
-        x = given["features"]
+        x = smoothed(given["features"], tissue.where, tissue.section, seed=seed)
         return x, by_kmeans(x)
     near = tissue.near
     if len(tissue.look) < len(tissue.where):
