@@ -224,7 +224,7 @@ def test_compared_sections_are_whole_and_carry_labels(table, small):
 @pytest.mark.parametrize("spread", [0.02, 0.3, 3.0])
 def test_the_fast_search_finds_the_nearest_of_all(kind, spread, monkeypatch):
     rng = np.random.default_rng(0)
-    monkeypatch.setattr(_cluster, "_SMALL", 100)
+    monkeypatch.setattr(_cluster, "_PLAIN", 100)
     monkeypatch.setattr(_cluster, "_has_bfloat16", lambda place: kind == torch.bfloat16)
     centres = (50 + spread * rng.standard_normal((60, 24))).astype(np.float32)
     x = (centres[rng.integers(0, 60, 3000)] + rng.standard_normal((3000, 24))).astype(np.float16)
@@ -243,6 +243,7 @@ def test_many_starts_are_spread_as_few_are(monkeypatch):
     chosen = _nearest.starts(x, np.ones(6000), 30, np.random.default_rng(1))
     assert len(set(label[chosen].tolist())) >= 29
     monkeypatch.setattr(_cluster, "_SMALL", 1000)
+    monkeypatch.setattr(_cluster, "_PLAIN", 500)
     monkeypatch.setattr(_cluster, "_OURS", 20)
     found = kmeans(x, 30, seed=0, rows_per_centre=None)
     assert found.by.startswith("Lloyd")

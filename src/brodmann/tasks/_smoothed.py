@@ -71,9 +71,9 @@ def plane(where: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _means(values: NDArray[np.float32], xy: NDArray[np.float64], width: float) -> NDArray[np.float32]:
-    sigma = width * spacing(xy)
+    sigma, extent = width * spacing(xy), float(np.ptp(xy, axis=0).max())
     # where most places coincide there is no such length
-    if sigma < 1e-4 * float(np.ptp(xy, axis=0).max()):
+    if extent == 0 or sigma < 1e-4 * extent:
         return values
     around = smooth.tissue(xy, reach_um=smooth.CUT * sigma)
     return smooth.means(around, np.ascontiguousarray(values[around.order]), xy, (sigma,))
