@@ -20,6 +20,7 @@ from brodmann.errors import Refused, Usage
 from brodmann.samples import stream
 from brodmann.tasks import _metrics as metrics
 from brodmann.tasks import _rows, _surroundings
+from brodmann.tasks._inputs import take
 from brodmann.tasks._probe import fit_predict
 from brodmann.tasks._score import Estimate, Score
 
@@ -89,12 +90,15 @@ def probe(table: AnnData, domain: str, *, least: int = 30, seed: int = 0) -> Sco
             f"some domain of '{domain}' should have {least} rows of two animals on both sides of the split.",
             found=f"none of {len(names)}; {len(who)} animals.",
         )
-    value, draws, tested = _read_out(np.asarray(table.X), tasks, animal, fold, seed)
+    # of a large table only the rows that take part are read
+    rows = np.unique(np.concatenate(tasks))
+    tasks, animal, fold = [np.searchsorted(rows, task) for task in tasks], animal[rows], fold[rows]
+    value, draws, tested = _read_out(take(table.X, rows), tasks, animal, fold, seed)
     chance = float(np.mean([1 / len(np.unique(animal[rows])) for rows in tasks]))
     baselines = {"chance": Estimate(chance, note="one over the number of animals, mean over domains")}
     gains: dict[str, Estimate] = {}
     for name in sorted(name for name in stored if name.startswith("baseline_")):
-        other, drawn, _ = _read_out(np.asarray(stored[name]), tasks, animal, fold, seed)
+        other, drawn, _ = _read_out(take(stored[name], rows), tasks, animal, fold, seed)
         short = name.removeprefix("baseline_")
         baselines[short] = metrics.estimate(other, drawn)
         gains[short] = metrics.estimate(value - other, draws - drawn)

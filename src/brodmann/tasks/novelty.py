@@ -122,12 +122,13 @@ def novelty(
     brain = _rows.brains(table).astype(str)
     region = np.where(obs[known].isna(), "", obs[known].astype(str)).astype(str)
     given = None if domain is None else pd.factorize(obs[domain].astype("object"), sort=True)[0].astype(np.int64)
+    every = np.asarray(stored["baseline_own"])
     labels, found, splits = region.astype(object), list[dict[str, Any]](), dict[str, _Split]()
     for number, name in enumerate(sorted(set(region.tolist()) - {""})):
         rows = _whole_sections(np.flatnonzero(region == name), section, stream(seed, "region", number))
         if len(rows) < 2 * least:
             continue
-        own = np.asarray(stored["baseline_own"])[rows].astype(np.float32)
+        own = every[rows].astype(np.float32)
         tissue = _Region(rows, where[rows], section[rows], brain[rows], own)
         split = _judge(tissue, None if given is None else given[rows], least, draws, seed)
         if split is not None:

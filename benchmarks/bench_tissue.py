@@ -1,0 +1,78 @@
+"""Planted tissue in a run on the phantom's cells: domains, what tells animals apart, and new borders, true and false.
+
+    python benchmarks/bench_tissue.py RUN [--seeds 5] [--draws 99]
+
+RUN was trained on and embedded from `phantom:cells=N`. Prints Markdown. Domains are compared with the planted ones at
+their true number; the probe names the animal within planted domains, on sections that it did not learn from; new
+borders are looked for inside every region that the phantom's atlas gives, and counted against those that were planted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+
+import brodmann
+from brodmann import features
+from brodmann.phantom.domains import UNIFORM
+from brodmann.progress import Say
+from brodmann.tasks import donors
+from brodmann.tasks.domains import domains
+from brodmann.tasks.novelty import novelty
+
+
+def line(name: str, value: float, low: float, high: float, *more: str) -> str:
+    """A row of a table."""
+    return " | ".join([f"| {name}", f"{value:.3f}", f"[{low:.3f}, {high:.3f}]", *more]) + " |"
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    options.add_argument("run", type=Path)
+    options.add_argument("--seeds", type=int, default=5)
+    options.add_argument("--draws", type=int, default=99)
+    asked = options.parse_args()
+    table = features.read(asked.run / "features.zarr")
+    recipe = (asked.run / "recipe.toml").read_text()
+    animals, sections = table.obs["subject"].nunique(), table.obs["section"].nunique()
+    print(f"brodmann {brodmann.__version__}, {time.strftime('%Y-%m-%d')}; {table.n_obs:,} cells of {sections}")
+    print(f"sections, {animals} animals; features of width {table.n_vars}.\n\n```toml\n{recipe.strip()}\n```\n")
+    begun = time.monotonic()
+    score = domains(table, target="domain", path="features", seeds=asked.seeds, say=Say()).score
+    print(f"### Domains: {score.metric} with the {len(score.classes)} planted domains\n")
+    print(f"n {score.n:,}, mean of {asked.seeds} seeds; {time.monotonic() - begun:.0f} s; interval: bootstrap of")
+    print(f"{score.n_groups} {score.cluster}.\n\n| what is clustered | ARI | 95 % | |\n|---|---|---|---|")
+    spread = f"sd {score.more['sd of ARI over seeds'].value:.3f} over seeds"
+    print(line(f"**features** ({score.probe})", score.value, *score.interval, spread))
+    for name, rival in score.baselines.items():
+        print(line(name, rival.value, rival.low, rival.high, rival.note))
+    told = donors.probe(table, "domain")
+    print(f"\n### Animals: {told.metric} of a linear probe, lower is better\n")
+    print(f"n {told.n:,}, {told.n_groups} domains; held out: {told.split}.\n\n| | value | 95 % |\n|---|---|---|")
+    print(line("**features**", told.value, *told.interval))
+    for name, rival in told.baselines.items():
+        print(line(name, rival.value, rival.low, rival.high))
+    begun = time.monotonic()
+    found = novelty(table, "known_region", draws=asked.draws)
+    planted = table.obs.groupby("known_region", observed=True)["hidden_border"].first().astype(str)
+    judged = found.regions.join(planted.rename("planted"))
+    there = (judged["planted"] != "none").to_numpy()
+    new = judged["new"].to_numpy(bool)
+    print(f"\n### New borders inside known regions ({asked.draws} redealt tissues, {time.monotonic() - begun:.0f} s)\n")
+    print(f"{len(judged)} regions had cells enough; planted borders in {there.sum()}, found in {(new & there).sum()}.")
+    print(f"Regions called new without a planted border: {(new & ~there).sum()} of {(~there).sum()};")
+    uniform = judged.loc[UNIFORM] if UNIFORM in judged.index else None
+    if uniform is not None:
+        print(f"uniform region '{UNIFORM}': {'CALLED NEW' if uniform['new'] else 'no border'} (p {uniform['p']:.3f}).")
+    print("\n| region | planted | n | parts | explained | null | p | q | new |\n|---|---|---|---|---|---|---|---|---|")
+    for name, row in judged[there | new | np.isin(judged.index, [UNIFORM])].sort_values("q").iterrows():
+        numbers = f"{row['explained']:.4f} | {row['null']:.4f} | {row['p']:.3f} | {row['q']:.3f}"
+        verdict = "yes" if row["new"] else "no"
+        print(f"| {name} | {row['planted']} | {row['n']:,} | {row['parts']} | {numbers} | {verdict} |")
+
+
+if __name__ == "__main__":
+    main()
