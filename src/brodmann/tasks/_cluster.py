@@ -48,6 +48,7 @@ _SMALL = 20_000
 _BLOCK_NUMBERS = 1 << 22
 _FAISS_ROWS = 1_000_000
 _HALF_ROWS = 100_000
+_PLAIN = 8_192
 _MANY_CENTRES = 16
 _OURS = 200
 _TOLERANCE = 1e-6
@@ -178,7 +179,7 @@ def _sweep(
     By products of ``kind``; for many rows on a processor by whatever is fast, and float32 is then exact nonetheless.
     """
     k = len(centres)
-    if centres.device.type != "cpu" or total <= _SMALL or k < _MANY_CENTRES:
+    if centres.device.type != "cpu" or total <= _PLAIN or k < _MANY_CENTRES:
         for part, rows in _blocks(x, k):
             rows.sub_(shift)
             yield part, rows, *_closest(rows, centres, kind)
@@ -254,7 +255,7 @@ def _plus_plus(x: Tensor, weight: Tensor, k: int, rng: np.random.Generator) -> T
     Of 2 + ln k draws the one that leaves least is kept, the greedy form that the authors use: a plain draw more often
     puts two starts into one cluster.
     """
-    if x.device.type == "cpu" and len(x) > _SMALL:
+    if x.device.type == "cpu" and len(x) > _PLAIN:
         return x[torch.from_numpy(_nearest.starts(x.numpy(), weight.numpy(), k, rng))]
     x = x - (middle := x.mean(dim=0))
     norm = x.square().sum(dim=1)
