@@ -1,9 +1,10 @@
 """Domains of three real sets at the true number, defaults only: the path without a network beside every rival.
 
-    python benchmarks/bench_domains.py --data FOLDER/cells
+    python benchmarks/bench_domains.py --data FOLDER/cells [--networks 3 --steps 300]
 
 Prints Markdown: adjusted Rand index, mean and sd over 5 seeds, and what another animal or slice gets from domains
-fitted without it.
+fitted without it. With --networks so many networks (recipe `cells`, --steps long, no labels) are trained on each set;
+their rows are means over networks, and sd over them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from brodmann import cells
+from brodmann import cells, train, verbs
+from brodmann.progress import Say
+from brodmann.run import Run
 from brodmann.settings import Split
 from brodmann.tasks import _agreement, _consensus, _surroundings
 from brodmann.tasks.domains import domains
@@ -65,6 +68,22 @@ def table(sections: list[ad.AnnData], held_out: int | None = None) -> ad.AnnData
     )
 
 
+def network(sections: list[ad.AnnData], steps: int, seed: int) -> np.ndarray:
+    """Features (n, 128) of a network trained on these sections alone."""
+    changes = {"fit.steps": steps, "fit.warmup_steps": min(100, steps // 5), "seed": seed, "fit.save_every": steps}
+    recipe = verbs.recipe("cells", changes)
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, {"BRODMANN_CACHE": f"{folder}/cache"}):
+        with contextlib.redirect_stderr(io.StringIO()):
+            source = cells.open(recipe, ad.concat(sections))
+        samples = cells.samples(source, recipe)
+        model = cells.build(recipe, samples)
+        about = {"system": "cells", "data_fingerprint": samples.fingerprint, "data": "", "say": Say(quiet=True)}
+        run = Run.open(f"{folder}/run", recipe=recipe, **about)
+        with run.lock():
+            train.fit(model, samples, recipe.fit, run, say=Say(quiet=True))
+        return model.describe(samples.read(np.arange(len(samples))))
+
+
 def moved(whole: ad.AnnData, train: str, k: int, seed: int) -> float:
     """Agreement on one section of domains that were fitted on the other."""
     mine = whole.obs["section"].to_numpy() == train
@@ -85,6 +104,8 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     options.add_argument("--data", type=Path, required=True)
     options.add_argument("--seeds", type=int, default=5)
+    options.add_argument("--networks", type=int, default=0)
+    options.add_argument("--steps", type=int, default=300)
     asked = options.parse_args()
     warnings.filterwarnings("ignore")
     rows: dict[str, dict[str, str]] = {}
@@ -98,30 +119,40 @@ def main() -> None:
         own = ", ".join(f"{key} {score.more[long].value:.2f}" for key, long in (("same", "same-label neighbours"),))
         rows.setdefault("default path", {})[name] = f"**{score.value:.3f} ± {sd:.3f}** ({own})"
         # There is no network here: the features of the table are the plain mean of the neighbours.
-        for rival, found in ((name, value) for name, value in score.baselines.items() if "features" not in name):
-            spread, same = re.findall(r"sd ([\d.]+).*same ([\d.]+)", found.note)[0]
-            rows.setdefault(rival, {})[name] = f"{found.value:.3f} ± {float(spread):.3f} (same {same})"
+        found: dict[str, list[float]] = {}
+        for seed in range(asked.networks):
+            learned = whole.copy()
+            learned.X = network(sections, asked.steps, seed).astype(np.float16)
+            against = domains(learned, target="layer", seeds=asked.seeds).score.baselines
+            for rival in (one for one in against if one.startswith("features, ")):
+                longer = rival.replace("features", f"network of {asked.steps} steps")
+                found.setdefault(longer, []).append(against[rival].value)
+        for rival, values in found.items():
+            rows.setdefault(rival, {})[name] = f"{np.mean(values):.3f} ± {np.std(values):.3f}"
+        for rival, known in ((key, value) for key, value in score.baselines.items() if "features" not in key):
+            spread, same = re.findall(r"sd ([\d.]+).*same ([\d.]+)", known.note)[0]
+            rows.setdefault(rival, {})[name] = f"{known.value:.3f} ± {float(spread):.3f} (same {same})"
         print(
             f"{name}: {len(whole):,} cells, {time.process_time() - begun:.0f} CPU-s, NMI {score.more['NMI'].value:.3f}"
         )
         pairs: list[tuple[float, float]] = []
-        for train in range(len(files)) if len(files) > 1 else ():
-            alone = table(sections, held_out=1 - train)
+        for first in range(len(files)) if len(files) > 1 else ():
+            alone = table(sections, held_out=1 - first)
             values = [
-                moved(alone, str(whole.obs["section"].unique()[train]), len(score.classes), seed)
+                moved(alone, str(whole.obs["section"].unique()[first]), len(score.classes), seed)
                 for seed in range(asked.seeds)
             ]
-            joint = score.more[f"ARI in section {2 - train}"].value
+            joint = score.more[f"ARI in section {2 - first}"].value
             pairs.append((float(np.mean(values)), joint))
             transfers.append(
-                f"| {files[train]} | {files[1 - train]} | {np.mean(values):.3f} ± {np.std(values):.3f} | {joint:.3f} |"
+                f"| {files[first]} | {files[1 - first]} | {np.mean(values):.3f} ± {np.std(values):.3f} | {joint:.3f} |"
             )
         if pairs:
             there, here = np.mean(pairs, axis=0)
             transfers.append(f"| *mean of both ways* | {name} | {there:.3f} | {here:.3f} |")
     print("\n| | " + " | ".join(SETS) + " |\n|---|" + "---|" * len(SETS))
-    for rival, found in rows.items():
-        print(f"| {rival} | " + " | ".join(found.get(name, "-") for name in SETS) + " |")
+    for rival, shown in rows.items():
+        print(f"| {rival} | " + " | ".join(shown.get(name, "-") for name in SETS) + " |")
     print("\n| fitted on | applied to | ARI | fitted on both, same cells |\n|---|---|---|---|\n" + "\n".join(transfers))
 
 
