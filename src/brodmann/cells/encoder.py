@@ -17,6 +17,8 @@ from brodmann.cells.blocks import BINS, NOBODY, QUERIES
 from brodmann.errors import Usage
 
 _TOGETHER = 16
+_CELLS, _ROWS = 1024, 256
+"""Products are of so many rows or multiples: oneDNN keeps code and memory for every size that it has seen."""
 _operators: Any = torch.ops.aten
 
 
@@ -46,7 +48,7 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key_value: Tensor, bias: Tensor, keys: Tensor) -> Tensor:
-        out = torch.empty_like(query)
+        out = torch.zeros_like(query)
         chances: list[Tensor] = []
         for part in _parts(keys):
             q, k, v = _gathered(query, key_value, keys, part, heads=len(bias))
@@ -64,7 +66,7 @@ class _Attend(torch.autograd.Function):
         query, key_value, keys, *chances = ctx.saved_tensors
         grad, heads = cast("Tensor", grads[0]), ctx.heads
         (b, most), d = keys.shape, query.shape[1]
-        of_query = torch.empty_like(query)
+        of_query = torch.zeros_like(query)
         of_bias = query.new_empty(heads, b, QUERIES, most)
         of_rows = query.new_empty(b, most, 2, heads, d // heads)
         for part, chance in zip(_parts(keys), chances, strict=True):
@@ -219,12 +221,20 @@ class TileNetwork(nn.Module):
             From `distances`.
         types : Tensor (n,) int64, optional
         """
+        wanted = len(rows)
+        described, rows, hidden = filled(described, _CELLS), filled(rows, _ROWS), filled(hidden, _CELLS)
         x = self.enter(described)
         if self.kind is not None and types is not None:
-            x = x + self.kind(types)
+            x = x + self.kind(filled(types, _CELLS))
         x = torch.where(hidden[:, None], self.hidden.to(x.dtype), x)
         bias = bias.to(x.dtype)
         last = len(self.layers) - 1
         for number, layer in enumerate(self.layers):
             x = layer(x, keys, bias, rows if number == last else None)
-        return self.norm(x)
+        return self.norm(x)[:wanted]
+
+
+def filled(x: Tensor, step: int = _ROWS) -> Tensor:
+    """Rows of zeros added up to the next multiple of ``step``."""
+    more = -len(x) % step
+    return x if not more else torch.cat([x, x.new_zeros(more, *x.shape[1:])])

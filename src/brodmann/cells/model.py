@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from brodmann import compute
 from brodmann.cells import animals, components, neighbourhood, objective
 from brodmann.cells.components import Components
-from brodmann.cells.encoder import TileNetwork
+from brodmann.cells.encoder import TileNetwork, filled
 from brodmann.cells.recipe import Neighbourhood, Recipe, Tile
 from brodmann.cells.samples import PASSES, CellSamples
 from brodmann.contrast import Pairs, spatial_nce
@@ -176,7 +176,7 @@ class TileModel(nn.Module):
     def _logits(self, token: Tensor) -> Tensor:
         """Logits (m, G) float32; only the difference to the mean profile passes through low precision."""
         with compute.autocast(token.device, self.recipe.fit.precision):
-            return self.head(token).float() + self.log_share
+            return self.head(filled(token))[: len(token)].float() + self.log_share
 
     def _gate(self, token: Tensor) -> Tensor:
         assert self.gate is not None
