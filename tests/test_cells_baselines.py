@@ -161,7 +161,7 @@ def test_composition_of_known_types(samples, found):
         for number, width in enumerate((1.0, 1.5, 2.5)):
             tally = gaussian(xy, one, width * sixth, slice(None))
             tally /= np.maximum(tally.sum(1, keepdims=True), 1e-300)
-            np.testing.assert_allclose(got[here][:, number * types : (number + 1) * types], tally, atol=1e-5)
+            np.testing.assert_allclose(got[here][:, number * types : (number + 1) * types], tally, atol=3e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -204,7 +204,7 @@ def test_rivals_learn_from_training_cells_only(source):
 
 def test_an_untrained_network_is_a_rival_too(samples, found):
     got = found["untrained"](samples.read(np.arange(40, 90)))
-    assert got.dtype == np.float32
+    assert got.dtype == np.float16, "as the features are kept"
     assert got.shape[0] == 50
     assert np.isfinite(got).all()
 
