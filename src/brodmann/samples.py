@@ -39,7 +39,7 @@ class Samples(Protocol):
         Where the coordinates live.
     fingerprint : str
         Hash of the data and of what was drawn from it; part of the key of every random draw.
-    sections : int
+    section_count : int
         Number of sections with samples.
     read_rows, shard_rows : int
         Rows that one read, and one shard of a feature table, should have.
@@ -49,7 +49,7 @@ class Samples(Protocol):
     labels: pd.DataFrame
     space: Space
     fingerprint: str
-    sections: int
+    section_count: int
     read_rows: int
     shard_rows: int
 

@@ -66,7 +66,7 @@ class CellSamples:
         See `brodmann.samples.Samples`; made when first asked for, since ids are Python strings.
     skipped : list of (str, str)
         Sections left out, and why.
-    sections : int
+    section_count : int
         Number of sections with samples.
     read_rows, shard_rows : int
         Rows that one read, and one shard of a feature table, should have.
@@ -103,7 +103,7 @@ class CellSamples:
             for section, start, stop in zip(source.sections, bounds[::2], bounds[1::2], strict=True)
             if stop > start
         ]
-        self.sections = len(self.parts)
+        self.section_count = len(self.parts)
         self.subjects = tuple(dict.fromkeys(one.subject for one in self.parts))
         self._totals: Tensor | None = None
         self._stops = np.array([one.stop for one in self.parts], np.int64)

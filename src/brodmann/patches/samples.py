@@ -84,7 +84,7 @@ class PatchSamples:
         self.places: pd.DataFrame = cast("pd.DataFrame", everything[place]).copy()
         self.labels = everything[[name for name in everything if name not in _PLACE and not str(name).startswith("_")]]
         self._section_of = everything["_section"].to_numpy(np.int64)
-        self.sections = int(self.places["section"].nunique())
+        self.section_count = int(self.places["section"].nunique())
         self._xy = self.places[["x_um", "y_um", "angle_deg"]].to_numpy(np.float64)
         self._coordinates = coordinates(self.places, recipe.partners)
         self._subject = pd.factorize(self.places["subject"], sort=True)[0]
