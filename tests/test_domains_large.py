@@ -181,8 +181,9 @@ def test_many_rows_are_announced_with_an_estimate(table, small, monkeypatch):
     say = Say(quiet=True)
     monkeypatch.setattr(Say, "__call__", lambda self, message: said.append(message))
     domains(table, 4, target="layer", seeds=1, compare=False, say=say)
-    assert said[0] == "domains of 3,000 rows: 2 clusterings"
-    assert said[1].startswith("estimate: ")
+    assert said[0] == "features of 3,000 rows are smoothed within their sections"
+    assert said[1] == "domains of 3,000 rows: 2 clusterings"
+    assert said[2].startswith("estimate: ")
 
 
 def test_numbers_of_texts_are_those_of_the_texts_spelt_out():

@@ -199,6 +199,19 @@ def test_large_arrays_stay_on_disk_until_they_are_asked_for(tmp_path, monkeypatc
     assert isinstance(features.read(tmp_path / "t.zarr").obsm["baseline_profile"], np.ndarray)
 
 
+def test_what_a_table_is_of_is_known_without_reading_it(tmp_path):
+    write(tmp_path / "t.zarr")
+    for chunk in (tmp_path / "t.zarr" / "X" / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.unlink()
+    about, names = features.about(tmp_path / "t.zarr")
+    assert about["system"] == "patches"
+    assert about["split"] == {"by": "brain"}
+    assert names == {"baseline_profile", "xyz"}
+    with pytest.raises(Usage, match="nothing there"):
+        features.about(tmp_path / "absent.zarr")
+
+
 def test_join_by_place(tmp_path):
     a, b = write(tmp_path / "a"), write(tmp_path / "b", n=30)
     b.obsm["xyz"][:] = a.obsm["xyz"][:30][::-1]

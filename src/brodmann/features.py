@@ -151,6 +151,20 @@ def read(path: str | Path) -> AnnData:
     return table
 
 
+def about(path: str | Path) -> tuple[Mapping[str, Any], set[str]]:
+    """Provenance of a stored table (``uns["brodmann"]``) and the names in its ``obsm``; no row is read.
+
+    Raises
+    ------
+    Usage, Refused, Corrupt
+        As `read`.
+    """
+    path = Path(path)
+    group = _open(path)
+    with _damage(path):
+        return _anndata.io.read_elem(group["uns/brodmann"]), set(group["obsm"].keys())
+
+
 def space_of(table: AnnData) -> Space:
     """The space of a table's ``obsm["xyz"]``."""
     about = cast(Any, table).uns.get("space")

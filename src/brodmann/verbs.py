@@ -239,9 +239,8 @@ def _has_table(run: Run, fingerprint: str, controls: set[str]) -> bool:
     """Whether the run holds a finished table of these very samples, with these controls."""
     if not run.has("features.zarr") or run.has("ledger.jsonl"):
         return False
-    stored = features.read(run.path / "features.zarr")
-    held = {name.removeprefix("baseline_") for name in cast("Any", stored.obsm) if name.startswith("baseline_")}
-    about = cast("Any", stored.uns["brodmann"])
+    about, names = features.about(run.path / "features.zarr")
+    held = {name.removeprefix("baseline_") for name in names if name.startswith("baseline_")}
     return about["data_fingerprint"] == fingerprint and controls <= held
 
 

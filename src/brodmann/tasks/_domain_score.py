@@ -52,6 +52,8 @@ class Ground:
     seed : int
     compare : bool
         Whether rivals are measured.
+    each : float
+        Seconds that smoothing took, per row; rivals take about as long.
     """
 
     table: AnnData
@@ -62,6 +64,7 @@ class Ground:
     own: bool
     seed: int
     compare: bool
+    each: float
 
     @property
     def scored(self) -> str:
@@ -98,16 +101,19 @@ def work(ground: Ground, say: Say, ks: Sequence[int], classes: int, seeds: int) 
         assign(few, few[: min(max(ks), len(few))])
         each = (time.monotonic() - begun) / (len(few) * min(max(ks), len(few)))
         # clusters, rows that are given one, rows that clusters are learned from, times
-        asked = [(max(ks), rows, ROWS_PER_CENTRE * max(ks), 1)]
+        asked, smoothing = [(max(ks), rows, ROWS_PER_CENTRE * max(ks), 1)], 0.0
         if classes:
             told = min(rows, _inputs.MANY)
             asked += [(classes, rows, ROWS_PER_CENTRE * classes, seeds)]
             asked += [(classes, told, ROWS_PER_CENTRE * classes, seeds * len(rivals))]
+            smoothing = ground.each * told * sum(SMOOTHED in rival for rival in rivals)
         else:
             half = _stability.ROWS // 2
             asked += [(k, 3 * half, half, _stability.REPEATS) for k in tried(ground, ks)]
             asked += [(max(ks), 3 * half, half, _stability.REPEATS * len(rivals))]
-        seconds = sum(each * k * times * (told + _ROUNDS * min(learned, rows)) for k, told, learned, times in asked)
+        seconds = smoothing + sum(
+            each * k * times * (told + _ROUNDS * min(learned, rows)) for k, told, learned, times in asked
+        )
         memory = rows * (4 * (seeds + len(ks)) + 48) + min(rows, 2 * _inputs.MANY) * 4 * 200
         say(f"domains of {rows:,} rows: {steps:,} clusterings")
         say.estimate({"seconds": seconds, "memory_bytes": memory, "disk_bytes": rows * (40 + 4 * len(ks))})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -120,7 +121,12 @@ def domains(
     tissue = Tissue.of(table, _consensus.NEIGHBOURS)
     given = Inputs(table, tissue.animal)
     chosen = _path(path, len(tissue.section), given)
+    say = say or Say(quiet=True)
+    begun = time.monotonic()
+    if chosen == "features" and len(tissue.section) > _stability.ROWS:
+        say(f"features of {len(tissue.section):,} rows are smoothed within their sections")
     x, found = _clusterer(chosen, given, tissue, seed)
+    each = (time.monotonic() - begun) / len(x)
     cluster = cache(found)
     curve: Stability | None = None
     if k == "stability" or (k is None and target is None):
@@ -132,8 +138,8 @@ def domains(
     if not ks or min(ks) < 1 or max(ks) > len(x):
         raise Usage(f"numbers of domains should lie between 1 and {len(x):,}.", found=", ".join(map(str, ks)))
     words = {"consensus": _consensus.WORDS, "features": "k-means of the features, smoothed within sections"}[chosen]
-    ground = judged.Ground(table, tissue, given, x, words, chosen == "features", seed, compare)
-    with judged.work(ground, say or Say(quiet=True), ks, len(classes), seeds) as progress:
+    ground = judged.Ground(table, tissue, given, x, words, chosen == "features", seed, compare, each)
+    with judged.work(ground, say, ks, len(classes), seeds) as progress:
         leaves = cluster(max(ks), seed)
         progress.advance(f"{max(ks):,} domains")
         used = np.flatnonzero(np.bincount(leaves))
