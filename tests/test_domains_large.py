@@ -211,6 +211,14 @@ def test_noise_smoothed_section_by_section_is_that_of_all_kernels():
     assert (_surroundings.smoothed_noise(where, section, 5) == whole).all()
 
 
+def test_noise_of_large_sections_is_made_without_pairs(monkeypatch):
+    where, section = np.random.default_rng(0).uniform(0, 9, (400, 2)), np.repeat([0, 1], 200)
+    whole = _surroundings.smoothed_noise(where, section, 5)
+    monkeypatch.setattr(_surroundings, "_PAIRS_ROWS", 100)
+    monkeypatch.setattr(_surroundings, "kernels", None)
+    np.testing.assert_allclose(_surroundings.smoothed_noise(where, section, 5), whole, atol=1e-4)
+
+
 def test_compared_sections_are_whole_and_carry_labels(table, small):
     layers = _surroundings.Tissue.of(table, 10)
     truth = np.where(layers.section < 8, 0, -1)

@@ -55,19 +55,11 @@ def smoothed(
         whole = slice(int(rows[0]), int(rows[-1]) + 1)
         run = len(rows) == whole.stop - whole.start
         values = np.asarray(x[whole] if run else x[rows], np.float32) @ turn
-        found[rows] = _means(values, plane(where[rows]), width) if width > 0 and len(rows) > 1 else values
+        found[rows] = _means(values, _surroundings.plane(where[rows]), width) if width > 0 and len(rows) > 1 else values
     spread = found.std(axis=0)
     # a component that is silent stays silent
     found /= np.sqrt(np.where(spread > 1e-6 * max(float(spread.max(initial=0)), 1e-30), spread, np.inf))
     return found
-
-
-def plane(where: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Places of one section in two dimensions: the two axes along which it extends."""
-    if where.shape[1] == 2:
-        return where
-    away = where - where.mean(axis=0)
-    return away @ np.linalg.eigh(away.T @ away)[1][:, :0:-1]
 
 
 def _means(values: NDArray[np.float32], xy: NDArray[np.float64], width: float) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.spatial import KDTree
 
+from brodmann.near import smooth
 from brodmann.samples import stream
 from brodmann.tasks import _rows
 
@@ -21,6 +22,8 @@ SCALES = (1.0, 1.5, 2.5)
 _CUT = 3.0
 _NOISE = 20
 _LOOK = 100_000
+_PAIRS_ROWS = 20_000
+"""Rows of a section beyond which pairs are not kept: at 300,000 rows they would be 17 GB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,8 +144,22 @@ def smoothed_noise(
     white = stream(seed, "smoothed noise", len(where)).standard_normal((len(where), _NOISE))
     result = np.empty((len(where), _NOISE * len(scales)), dtype=np.float32)
     for rows in each(section):
-        result[rows] = means(white[rows], kernels(where[rows], section[rows], scales))
+        if len(rows) <= _PAIRS_ROWS:
+            result[rows] = means(white[rows], kernels(where[rows], section[rows], scales))
+            continue
+        xy, unit = plane(where[rows]), spacing(where[rows])
+        around = smooth.tissue(xy, reach_um=_CUT * max(scales) * unit)
+        values = white[rows][around.order].astype(np.float32)
+        result[rows] = smooth.means(around, values, xy, tuple(scale * unit for scale in scales))
     return result
+
+
+def plane(where: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Places of one section in two dimensions: the two axes along which it extends."""
+    if where.shape[1] == 2:
+        return where
+    away = where - where.mean(axis=0)
+    return away @ np.linalg.eigh(away.T @ away)[1][:, :0:-1]
 
 
 def spacing(where: NDArray[np.float64]) -> float:
