@@ -105,6 +105,7 @@ class CellSamples:
         ]
         self.section_count = len(self.parts)
         self.subjects = tuple(dict.fromkeys(one.subject for one in self.parts))
+        self._animals = np.array([self.subjects.index(one.subject) for one in self.parts], np.int64)
         self._totals: Tensor | None = None
         self._stops = np.array([one.stop for one in self.parts], np.int64)
         key = [source.fingerprint, plain(recipe)["samples"], plain(recipe)["split"], part, len(rows)]
@@ -181,8 +182,7 @@ class CellSamples:
 
     def animal(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Animal (n,) of sample rows, a row of `totals`."""
-        number = np.array([self.subjects.index(one.subject) for one in self.parts], np.int64)
-        return number[np.searchsorted(self._stops, rows, side="right")]
+        return self._animals[np.searchsorted(self._stops, rows, side="right")]
 
     def types(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Types (n,) of sample rows as numbers of ``type_names``; their count stands for an unknown type."""

@@ -65,6 +65,14 @@ def means(
     return out
 
 
+def at_cells(
+    values: NDArray[np.floating], xy_um: NDArray[np.floating], sigma_um: tuple[float, ...]
+) -> NDArray[np.float32]:
+    """`means` of one section's cells, (n, P) in their own order, at the cells themselves: (n, S * P)."""
+    where = tissue(xy_um, reach_um=CUT * max(sigma_um))
+    return means(where, np.asarray(values, np.float32)[where.order], xy_um, sigma_um)
+
+
 def smooth(
     features: Any,
     xy_um: NDArray[np.floating],
@@ -103,10 +111,7 @@ def smooth(
         part = slice(rows.start, rows.stop)
         if not len(rows):
             continue
-        xy = np.asarray(xy_um[part], np.float64)
-        where = tissue(xy, reach_um=CUT * sigma_um)
-        values = np.asarray(features[part], np.float32)[where.order]
-        out[part] = means(where, values, xy, (sigma_um,))
+        out[part] = at_cells(features[part], np.asarray(xy_um[part], np.float64), (sigma_um,))
     return out
 
 

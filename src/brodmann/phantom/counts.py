@@ -39,7 +39,7 @@ def draw(
     draw; an alias table (Walker 1977; Vose 1991) says to which gene each cluster belongs. Cells of one type, step of
     the axis and library size share that table.
     """
-    mean = (genes.mean * batch.efficiency * batch.library).reshape(-1, len(genes.names))
+    mean = (genes.mean * batch.efficiency * batch.depth).reshape(-1, len(genes.names))
     z = (np.arange(_STEPS) - _STEPS // 2) * _STEP
     grid = np.exp(LIBRARY_SD * z)
     # The mean over the grid is one, as drawn.

@@ -131,12 +131,12 @@ class Batch:
     ----------
     efficiency : (columns,) float64
         Factor of each gene's counts.
-    library, density : float
+    depth, density : float
         Factors of all counts, and of the number of cells.
     """
 
     efficiency: Array
-    library: float
+    depth: float
     density: float
 
 
@@ -146,7 +146,7 @@ def batch(seed: int, subject: str, genes: Genes, effect: float) -> Batch:
     Genes are drawn by their place in the universe: two panels of one animal share what they share.
     """
     rng = stream(seed, "phantom", subject, "batch")
-    library, density = float(np.exp(effect * rng.normal(0, 0.25))), float(np.exp(effect * rng.normal(0, 0.06)))
+    depth, density = float(np.exp(effect * rng.normal(0, 0.25))), float(np.exp(effect * rng.normal(0, 0.06)))
     every = np.exp(effect * rng.normal(0, 0.35, UNIVERSE) - (0.35 * effect) ** 2 / 2)
     index = [int(name[3:]) - 1 for name in genes.genes]
-    return Batch(np.append(every[index], np.ones(BLANKS)), library, density)
+    return Batch(np.append(every[index], np.ones(BLANKS)), depth, density)

@@ -244,7 +244,7 @@ def _render(job: _Job, plan: Plan, genes: Genes, settings: Settings, columns: in
         texture_seed=texture,
     )  # fmt: skip
     found = scatter.take(found, scatter.morton(found.xy_um))
-    own = replace(own, library=own.library * float(np.exp(settings.batch_effect * rng.normal(0, 0.08))))
+    own = replace(own, depth=own.depth * float(np.exp(settings.batch_effect * rng.normal(0, 0.08))))
     drawn = counts.draw(genes, own, found.kind, found.axis[:, 1], seed=chance[1], columns=columns)
     xyz = plane.place(found.xy_um.astype(np.float64)).astype(np.float32)
     return Rendered(

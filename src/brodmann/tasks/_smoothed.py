@@ -67,5 +67,4 @@ def _means(values: NDArray[np.float32], xy: NDArray[np.float64], width: float) -
     # where most places coincide there is no such length
     if extent == 0 or sigma < 1e-4 * extent:
         return values
-    around = smooth.tissue(xy, reach_um=smooth.CUT * sigma)
-    return smooth.means(around, np.ascontiguousarray(values[around.order]), xy, (sigma,))
+    return smooth.at_cells(values, xy, (sigma,))

@@ -147,10 +147,8 @@ def smoothed_noise(
         if len(rows) <= _PAIRS_ROWS:
             result[rows] = means(white[rows], kernels(where[rows], section[rows], scales))
             continue
-        xy, unit = plane(where[rows]), spacing(where[rows])
-        around = smooth.tissue(xy, reach_um=_CUT * max(scales) * unit)
-        values = white[rows][around.order].astype(np.float32)
-        result[rows] = smooth.means(around, values, xy, tuple(scale * unit for scale in scales))
+        unit = spacing(where[rows])
+        result[rows] = smooth.at_cells(white[rows], plane(where[rows]), tuple(scale * unit for scale in scales))
     return result
 
 
