@@ -142,6 +142,7 @@ def our_code(name: str, recipe: Recipe, source, repeats: int) -> dict[str, tuple
     """Work of one of our forms, likewise; training counts the cells whose counts are predicted."""
     samples = CellSamples(source, recipe)
     network = model.build(recipe, samples)
+    samples = network.suit(samples)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
 
     def train(batch: dict) -> int:
@@ -232,6 +233,7 @@ def flatness(given: argparse.Namespace) -> list[str]:
             samples = CellSamples(source, Recipe())
             opened = (time.process_time() - begun) / cells
             network = network or model.build(Recipe(), samples)
+            samples = network.suit(samples)
             cost = [[1e6 / rate for rate in measured(work, given.repeats)] for work in _work(network, samples)]
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
             rows.append(f"| {cells:,} | {opened * 1e6:.2f} | {ranged(cost[0])} | {ranged(cost[1])} | {memory:.1f} |")

@@ -80,8 +80,9 @@ def network(sections: list[ad.AnnData], steps: int, seed: int) -> np.ndarray:
         about = {"system": "cells", "data_fingerprint": samples.fingerprint, "data": "", "say": Say(quiet=True)}
         run = Run.open(f"{folder}/run", recipe=recipe, **about)
         with run.lock():
-            train.fit(model, samples, recipe.fit, run, say=Say(quiet=True))
-        return model.describe(samples.read(np.arange(len(samples))))
+            suited = model.suit(samples)
+            train.fit(model, suited, recipe.fit, run, say=Say(quiet=True))
+        return model.describe(suited.read(np.arange(len(samples))))
 
 
 def moved(whole: ad.AnnData, train: str, k: int, seed: int) -> float:
@@ -121,8 +122,8 @@ def main() -> None:
         # There is no network here: the features of the table are the plain mean of the neighbours.
         found: dict[str, list[float]] = {}
         for seed in range(asked.networks):
-            learned = whole.copy()
-            learned.X = network(sections, asked.steps, seed).astype(np.float16)
+            features = network(sections, asked.steps, seed).astype(np.float16)
+            learned = ad.AnnData(features, obs=whole.obs, obsm=dict(whole.obsm), uns=whole.uns)
             against = domains(learned, target="layer", seeds=asked.seeds).score.baselines
             for rival in (one for one in against if one.startswith("features, ")):
                 longer = rival.replace("features", f"network of {asked.steps} steps")

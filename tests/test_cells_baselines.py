@@ -89,8 +89,8 @@ def sections(samples):
 
 def test_scores_are_those_of_the_network(source):
     rows = np.random.default_rng(1).permutation(len(source))
-    basis = components.fit(source.dense, np.arange(len(source)), 12)
-    expected = components.project(torch.from_numpy(source.dense(rows)).float(), basis).numpy()
+    basis = components.fit(source.dense, np.arange(len(source)), 12, components.logs)
+    expected = components.project(torch.from_numpy(source.dense(rows)).float(), basis, components.logs).numpy()
     np.testing.assert_allclose(baselines.scores(source, rows, basis), expected, atol=2e-5)
     empty = np.flatnonzero(np.asarray(source.total_counts) == 0)
     assert len(empty) >= 8
@@ -105,23 +105,54 @@ def test_components_are_those_of_the_full_matrix(source):
     x = np.log1p(counts / library * np.median(library))
     x -= x.mean(0)
     axes = np.linalg.svd(x, full_matrices=False)[2][:3]
-    basis = components.fit(source.dense, rows, 3)
+    basis = components.fit(source.dense, rows, 3, components.logs)
     np.testing.assert_allclose(np.abs((basis.axes.numpy() * axes).sum(1)), 1, atol=1e-4)
     strongest = np.take_along_axis(basis.axes.numpy(), np.abs(basis.axes.numpy()).argmax(1)[:, None], 1)
     assert (strongest > 0).all()
 
 
-def test_a_tenth_of_the_genes_missing_stays_close(source):
+@pytest.mark.parametrize("normal", [components.logs, components.residuals])
+def test_a_tenth_of_the_genes_missing_stays_close(source, normal):
     rows = np.flatnonzero(np.asarray(source.total_counts) > 0)
     counts = torch.from_numpy(source.dense(rows)).float()
-    basis = components.fit(source.dense, rows, 2)
-    whole = components.project(counts, basis).numpy()
+    basis = components.fit(source.dense, rows, 2, normal)
+    whole = components.project(counts, basis, normal).numpy()
     present = torch.ones(40, dtype=torch.bool)
     present[np.random.default_rng(2).choice(40, 4, replace=False)] = False
-    fewer = components.project(counts, basis, present).numpy()
+    fewer = components.project(counts, basis, normal, present).numpy()
     for axis in range(2):
         assert np.corrcoef(whole[:, axis], fewer[:, axis])[0, 1] > 0.95
         assert abs(fewer[:, axis].std() / whole[:, axis].std() - 1) < 0.15
+
+
+def test_the_mean_of_residuals_does_not_tell_how_deeply_cells_were_read_and_that_of_logarithms_does():
+    """Half of the counts of each cell are lost by chance: the mean over cells should stay where it is."""
+    rng, n = np.random.default_rng(4), 20_000
+    whole = rng.poisson(100 * rng.dirichlet(np.full(40, 0.5), 3)[rng.integers(0, 3, n)]).astype(np.uint16)
+    half = rng.binomial(whole, 0.5).astype(np.uint16)
+    profile, median = torch.from_numpy(whole.sum(0) / whole.sum()).float(), torch.tensor(100.0)
+    moved = {}
+    for normal in (components.logs, components.residuals):
+        read = [torch.from_numpy(counts).float() for counts in (whole, half)]
+        both = [normal(counts, counts.sum(1, keepdim=True), median, median * profile).numpy() for counts in read]
+        error = np.hypot(*(x.std(0) / n**0.5 for x in both))
+        moved[normal.__name__] = float(np.abs((both[0].mean(0) - both[1].mean(0)) / error).max())
+    assert moved["residuals"] < 4
+    assert moved["logs"] > 10
+
+
+def test_cells_with_few_counts_are_drawn_to_the_mean_and_none_is_far_away():
+    counts = torch.zeros(3, 4)
+    counts[1, 2], counts[2] = 1, torch.tensor([40.0, 30.0, 20.0, 10.0])
+    expected = torch.tensor([40.0, 30.0, 20.0, 10.0])
+    found = components.residuals(counts, counts.sum(1, keepdim=True), torch.tensor(100.0), expected)
+    assert not found[0].any()
+    torch.testing.assert_close(found[2], torch.zeros(4))
+    assert found[1, 2] == pytest.approx(0.1 * 80 / 20.05**0.5)
+    rows = np.zeros((200, 4), np.uint16)
+    rows[:, 0], rows[::2, 1], rows[7, 3] = 50, 3, 60_000
+    basis = components.fit(lambda some: rows[some], np.arange(200), 3, components.residuals)
+    assert components.describe(torch.from_numpy(rows).float(), basis).abs().max() == 10
 
 
 def test_neighbour_mean(samples, found):
@@ -195,7 +226,7 @@ def test_rivals_learn_from_training_cells_only(source):
     everything = CellSamples(source, recipe)
     train = CellSamples(source, recipe, part="train")
     assert len(train) < len(everything)
-    expected = components.fit(source.dense, train.rows, 20)
+    expected = components.fit(source.dense, train.rows, 20, components.logs)
     np.testing.assert_array_equal(
         ask(controls(recipe, everything)["own"], 0, 50),
         baselines.scores(source, everything.rows[:50], expected),

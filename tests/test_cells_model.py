@@ -46,9 +46,10 @@ def samples(source):
 
 def trained(recipe, samples, steps):
     model = build(recipe, samples)
+    suited = model.suit(samples)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.fit.lr)
     for step in range(steps):
-        model.loss(samples.batch(step)).total.backward()
+        model.loss(suited.batch(step)).total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -56,7 +57,7 @@ def trained(recipe, samples, steps):
 
 
 def described(model, samples, start=0, stop=None):
-    suited, stop = model.suit(samples), stop or len(samples)
+    suited, stop = samples if samples.factors is not None else model.suit(samples), stop or len(samples)
     cuts = range(start, stop, samples.read_rows)
     return np.concatenate([model.describe(suited.read(np.arange(a, min(a + samples.read_rows, stop)))) for a in cuts])
 
@@ -134,8 +135,9 @@ def test_features_do_not_contain_the_own_counts(source, samples):
     other = dataclasses.replace(source, counts=source.counts.copy())
     other.counts[123] = other.counts[123][::-1] * 3 + 1
     changed = CellSamples(other, small())
-    # one cell is also a little of its animal's mean
-    changed._totals = samples.totals
+    changed = model.suit(changed)
+    # one cell is also a little of its animal's factors
+    changed.factors = model.suit(samples).factors
     after = described(model, changed, 0, 700)
     np.testing.assert_array_equal(before[123], after[123])
     moved = np.flatnonzero(np.abs(before - after).max(1) > 1e-6)
@@ -229,39 +231,67 @@ def test_reads_do_not_depend_on_how_rows_are_cut(source):
     )
     samples.read_rows = 3000
     second = CellSamples(alone, recipe)
-    second._totals = samples.totals[[samples.subjects.index(second.subjects[0])]]
+    second = model.suit(second)
+    second.factors = model.suit(samples).factors[[samples.subjects.index(second.subjects[0])]]
     np.testing.assert_array_equal(described(model, samples, 3000, 6000), described(model, second))
 
 
 # ------------------------------------------------------------------------------------------------------------ animals
 
 
-def test_factors_are_those_that_were_planted_and_few_cells_say_little():
-    rng = np.random.default_rng(0)
-    profile = torch.from_numpy(rng.dirichlet(np.ones(30)).astype(np.float32))
-    factor = torch.from_numpy(np.exp(rng.normal(0, 0.4, (2, 30))).astype(np.float32))
-    present = torch.ones(30, dtype=torch.bool)
-    shares = profile * factor / (profile * factor).sum(1, keepdim=True)
-    found = animals.log_factors(1e9 * shares, profile, present)
-    torch.testing.assert_close(found, (shares / profile).log(), atol=1e-4, rtol=1e-4)
-    assert animals.log_factors(20 * shares, profile, present).abs().max() < 0.05
-    assert not animals.log_factors(1e6 * profile[None], profile, present).abs().gt(1e-4).any()
+def kinds_of_tissue(mixtures, factors, cells=4000, genes=30, seed=0):
+    """Counts of animals with cells of three kinds, mixed and seen differently; animal of each cell."""
+    rng = np.random.default_rng(seed)
+    profile = rng.dirichlet(np.full(genes, 0.5), 3)
+    animal = np.repeat(np.arange(len(mixtures)), cells)
+    kind = np.concatenate([rng.choice(3, cells, p=mixture) for mixture in mixtures])
+    return rng.poisson(150 * profile[kind] * np.exp(factors)[animal]).astype(np.uint16), animal
+
+
+def test_factors_are_those_that_were_planted_also_where_animals_show_different_tissue():
+    log = np.random.default_rng(1).normal(0, 0.3, (2, 30))
+    log -= log.mean(0)
+    counts, animal = kinds_of_tissue([[0.6, 0.2, 0.2], [0.2, 0.2, 0.6]], log)
+    basis, groups = animals.learn(counts, animal, 6, seed=0)
+    torch.testing.assert_close(groups.shares.sum(1), torch.ones(len(groups.shares)))
+    drawn, present = [np.flatnonzero(animal == number) for number in range(2)], torch.ones(30, dtype=torch.bool)
+    found = animals.log_factors(lambda rows: counts[rows], drawn, basis, groups, present).numpy()
+    assert animals.log_factors(lambda rows: counts[rows], drawn[1:], basis, groups, present).shape == (1, 30)
+    # only what differs between genes can be known, not how deeply an animal was read
+    off = [(one - one.mean()) - (true - true.mean()) for one, true in zip(found, log, strict=True)]
+    seen = counts.sum(0) > 2000
+    assert np.std(np.array(off)[:, seen]) < 0.06
+    shares = [counts[rows].sum(0) / counts[rows].sum() for rows in drawn]
+    plain = np.log(shares[0][seen] / shares[1][seen]) - (log[0] - log[1])[seen]
+    assert np.std(plain) > 0.25, "the totals of these animals should mislead, or there is nothing to show"
     present[7] = False
-    some = animals.log_factors(1e9 * shares, profile, present)
+    some = animals.log_factors(lambda rows: counts[rows], drawn, basis, groups, present)
     assert (some[:, 7] == 0).all()
-    torch.testing.assert_close(some[:, present].exp() @ profile[present] / profile[present].sum(), torch.ones(2))
+    assert np.std((some.numpy() - found)[:, present.numpy()]) < 0.03
 
 
-def test_totals_are_of_each_animals_own_cells(source, samples):
-    assert samples.subjects == tuple(dict.fromkeys(section.subject for section in source.sections))
-    for number, subject in enumerate(samples.subjects):
-        rows = np.concatenate([np.arange(s.rows.start, s.rows.stop) for s in source.sections if s.subject == subject])
+def test_few_cells_say_little_of_their_animal_and_one_animal_has_nothing_to_be_compared_with():
+    log = np.random.default_rng(1).normal(0, 0.5, (2, 30))
+    counts, animal = kinds_of_tissue([[0.4, 0.3, 0.3]] * 2, log)
+    basis, groups = animals.learn(counts, animal, 6, seed=0)
+    present = torch.ones(30, dtype=torch.bool)
+    few = animals.log_factors(lambda rows: counts[rows], [np.arange(2)], basis, groups, present)
+    many = animals.log_factors(lambda rows: counts[rows], [np.arange(4000)], basis, groups, present)
+    assert few.abs().max() < 0.3 * many.abs().max()
+    basis, groups = animals.learn(counts[:4000], animal[:4000], 6, seed=0)
+    assert animals.log_factors(lambda rows: counts[rows], [np.arange(4000)], basis, groups, present).abs().max() < 0.05
+
+
+def test_cells_are_drawn_from_their_own_animal(samples):
+    assert samples.subjects == tuple(dict.fromkeys(section.subject for section in samples.source.sections))
+    drawn = animals.draw(samples.animal_runs, seed=0)
+    for number, rows in enumerate(drawn):
         assert (samples.animal(rows) == number).all()
-        np.testing.assert_array_equal(samples.totals[number].numpy(), source.counts[rows].sum(0))
-    model = build(small(), samples)
-    assert model.suit(samples) is samples
-    other = samples.aligned(samples.genes[::-1])
-    torch.testing.assert_close(other.totals, samples.totals.flip(1))
+        assert (np.diff(rows) > 0).all()
+    assert sum(len(rows) for rows in drawn) == len(samples)
+    assert samples.batch(0).keys().isdisjoint({"animal", "factors"})
+    suited = build(small(), samples).suit(samples)
+    assert suited.batch(0)["factors"].shape == (len(samples.subjects), 30)
 
 
 def test_an_experiment_that_sees_genes_differently_changes_features_little(source):
@@ -321,7 +351,7 @@ def test_a_model_takes_other_panels_by_name(source, samples):
 
 
 def test_components_of_fewer_genes_are_a_least_squares_fit(source):
-    basis = components.fit(source.dense, np.arange(len(source)), 5)
+    basis = components.fit(source.dense, np.arange(len(source)), 5, components.logs)
     axes = basis.axes.numpy().astype(float)
     np.testing.assert_allclose(axes @ axes.T, np.eye(5), atol=1e-5)
     log = np.log1p(source.counts * (float(basis.median) / np.maximum(source.total_counts, 1))[:, None])
@@ -330,7 +360,7 @@ def test_components_of_fewer_genes_are_a_least_squares_fit(source):
     np.testing.assert_allclose(basis.scale.numpy() ** 2, variance, rtol=1e-3)
     present = torch.arange(30) % 10 > 0
     counts = torch.from_numpy(source.counts.astype(np.float32))
-    found = components.project(counts, basis, present).numpy()
+    found = components.project(counts, basis, components.logs, present).numpy()
     kept = present.numpy()
     size = counts.numpy()[:, kept].sum(1, keepdims=True)
     x = np.log1p(counts.numpy()[:, kept] * (basis.median * basis.profile[present].sum()).numpy() / np.maximum(size, 1))

@@ -149,7 +149,7 @@ def fit(
             else:
                 say(f"{len(samples):,} samples of {samples.section_count} sections to train on")
                 model = module.build(recipe, samples)
-                train.fit(model, samples, recipe.fit, run, say=say, threads=threads, until=until)
+                train.fit(model, model.suit(samples), recipe.fit, run, say=say, threads=threads, until=until)
                 if compute.rank() == 0:
                     config = {**model.config(), "source": source.fingerprint}
                     run.save_weights(model.state_dict(), config, _card(recipe, source, samples))

@@ -1,4 +1,4 @@
-"""Every system answers the same questions; naming it in `systems.SYSTEMS` is enough to be tested here."""
+"""Every system, in each of its forms, answers the same questions."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,9 @@ from brodmann import verbs
 from brodmann.ledger import Ledger
 from brodmann.systems import SYSTEMS, system
 
+_CELLS = "phantom:brains=2,sections_per_brain=2,cells=2000,genes=60"
 TINY = {
-    "patches": {
+    "patches-tiny": {
         "data": "phantom:brains=2,sections_per_brain=2,native_um=64",
         "changes": {
             "samples.size_px": 32,
@@ -20,18 +21,36 @@ TINY = {
             "fit.batch": 8,
         },
     },
-    "cells": {
-        "data": "phantom:brains=2,sections_per_brain=2,cells=2000,genes=60",
+    "cells-tiny": {
+        "data": _CELLS,
         "changes": {"encoder.width": 32, "samples.tile_cells": 256, "fit.steps": 2, "fit.batch": 2, "split.fold": 0},
+    },
+    "cells-neighbourhood": {
+        "data": _CELLS,
+        "changes": {
+            "encoder.width": 32,
+            "encoder.layers": 1,
+            "encoder.decoder_layers": 1,
+            "encoder.feed_forward": 64,
+            "samples.neighbours": 10,
+            "fit.steps": 2,
+            "fit.batch": 16,
+            "fit.accumulate": 1,
+            "split.fold": 0,
+        },
     },
 }
 
 
-@pytest.fixture(scope="module", params=SYSTEMS)
+def test_every_system_is_asked():
+    assert {name.split("-")[0] for name in TINY} == set(SYSTEMS)
+
+
+@pytest.fixture(scope="module", params=TINY)
 def opened(request):
     name = request.param
-    recipe = verbs.recipe(f"{name}-tiny", TINY[name]["changes"])
-    return system(name), recipe, verbs.open_source(recipe, TINY[name]["data"])
+    recipe = verbs.recipe(name, TINY[name]["changes"])
+    return system(name.split("-")[0]), recipe, verbs.open_source(recipe, TINY[name]["data"])
 
 
 def test_samples_are_located(opened):
@@ -60,6 +79,7 @@ def test_a_model_learns_describes_and_comes_back(opened):
     module, recipe, source = opened
     samples = module.samples(source, recipe, part="all")
     model = module.build(recipe, samples)
+    samples = model.suit(samples)
     loss = model.loss(samples.batch(0))
     loss.total.backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
@@ -78,6 +98,7 @@ def test_controls_describe_what_the_model_describes(opened):
     samples = module.samples(source, recipe, part="all")
     made = module.controls(recipe, samples)
     assert "untrained" in made
+    samples = module.build(recipe, samples).suit(samples)
     batch = samples.read(np.arange(4))
     for name, describe in made.items():
         assert describe(batch).shape[0] == 4, name

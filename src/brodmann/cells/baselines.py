@@ -37,7 +37,7 @@ def scores(source: Source, rows: NDArray[np.int64], basis: Components) -> NDArra
     Returns
     -------
     array (n, P) float32
-        As `brodmann.cells.components.project` gives them; a cell without counts lies at the mean, which is 0.
+        As `brodmann.cells.components.project` gives them of `logs`; a cell without counts lies at the mean, which is 0.
     """
     # float64: rounding must not depend on how many genes a cell shows
     axes = np.ascontiguousarray(basis.axes.numpy().T.astype(np.float64))

@@ -1,6 +1,7 @@
-"""What a cell says in a few numbers: principal components of its log-normalised counts.
+"""What a cell says in a few numbers: principal components of its normalised counts.
 
-The same components are the network's input and the metric of its features. Legend: n cells, G genes, P components.
+Two ways to normalise: `logs`, as is usual, for the plain statistics that every network is compared with; `residuals`
+for what a network is given. Legend: n cells, G genes, P components.
 """
 
 from __future__ import annotations
@@ -15,16 +16,22 @@ from torch import Tensor
 
 from brodmann.errors import Refused
 
+Normal = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Normalised counts (n, G) of counts (n, G), libraries (n, 1), the median library (), and expected counts (G,)."""
+
 _CHUNK = 8192
+_RARE = 0.05
+_POOR = 0.1
+_FAR = 10.0
 
 
 class Components(NamedTuple):
-    """A basis of log-normalised expression, log(1 + count x median library / library).
+    """A basis of normalised expression.
 
     Attributes
     ----------
     mean : Tensor (G,) float32
-        Mean log-normalised expression.
+        Mean normalised expression.
     axes : Tensor (P, G) float32
         Orthonormal rows, in order of variance; the largest entry of each is positive.
     scale : Tensor (P,) float32
@@ -42,8 +49,29 @@ class Components(NamedTuple):
     median: Tensor
 
 
+def logs(counts: Tensor, library: Tensor, median: Tensor, _expected: Tensor) -> Tensor:
+    """log(1 + count x median library / library)."""
+    return torch.log1p(counts * (median / library.clamp_min(1)))
+
+
+def residuals(counts: Tensor, library: Tensor, median: Tensor, expected: Tensor) -> Tensor:
+    """How far counts in a median library are from the mean profile, over their spread by chance.
+
+    They are linear in the composition, so their mean over cells does not tell how deeply the cells were read. That of
+    logarithms does, the more so the fewer the counts (Townes et al. 2019): a network that is given logarithms learns
+    to tell experiments by it. The spread is that of Poisson counts, and never that of the rarest; cells with less than
+    a tenth of the median library are drawn towards the mean, since they say little.
+    """
+    weight = (library / (_POOR * median)).clamp(max=1)
+    away = counts * (median / library.clamp_min(1)) - expected
+    return weight * away / torch.sqrt(expected + _RARE)
+
+
 def fit(
-    dense: Callable[[NDArray[np.int64]], NDArray[np.uint16 | np.float32]], rows: NDArray[np.int64], components: int
+    dense: Callable[[NDArray[np.int64]], NDArray[np.uint16 | np.float32]],
+    rows: NDArray[np.int64],
+    components: int,
+    normal: Normal,
 ) -> Components:
     """Principal components of some cells, read in chunks; memory does not grow with their number.
 
@@ -55,6 +83,8 @@ def fit(
         Cells to learn from.
     components : int
         P; fewer if there are fewer genes or cells.
+    normal : callable
+        `logs` or `residuals`.
 
     Returns
     -------
@@ -66,18 +96,23 @@ def fit(
         If no cell has counts.
     """
     chunks = [rows[at : at + _CHUNK] for at in range(0, len(rows), _CHUNK)]
-    library = np.concatenate([np.zeros(0), *(dense(chunk).sum(1, dtype=np.float64) for chunk in chunks)])
-    if not (library > 0).any():
-        raise Refused("some cells should have counts.", found=f"{len(rows):,} cells without any.")
-    median = float(np.median(library[library > 0]))
     genes = dense(rows[:1]).shape[1]
-    sums, moment, totals, n = np.zeros(genes), np.zeros((genes, genes)), np.zeros(genes), 0
+    totals, libraries = np.zeros(genes), [np.zeros(0)]
     for chunk in chunks:
         counts = dense(chunk)
         totals += counts.sum(0, dtype=np.float64)
-        size = counts.sum(1, dtype=np.float64)
+        libraries.append(counts.sum(1, dtype=np.float64))
+    library = np.concatenate(libraries)
+    if not (library > 0).any():
+        raise Refused("some cells should have counts.", found=f"{len(rows):,} cells without any.")
+    median = torch.tensor(float(np.median(library[library > 0])))
+    profile = torch.from_numpy(((totals + 0.5) / (totals.sum() + 0.5 * genes)).astype(np.float32))
+    sums, moment, n = np.zeros(genes), np.zeros((genes, genes)), 0
+    for chunk in chunks:
+        counts = torch.from_numpy(dense(chunk)).float()
         # cells without counts have no composition
-        x = np.log1p(counts[size > 0] * (median / size[size > 0])[:, None]).astype(np.float32)
+        counts = counts[counts.sum(1) > 0]
+        x = normal(counts, counts.sum(1, keepdim=True), median, median * profile).numpy()
         sums += x.sum(0, dtype=np.float64)
         moment += x.T @ x
         n += len(x)
@@ -89,9 +124,8 @@ def fit(
     # the sign of an axis is arbitrary: fixed, or two machines would differ
     axes = axes * np.sign(np.take_along_axis(axes, np.abs(axes).argmax(1)[:, None], 1))
     scale = np.sqrt(np.maximum(values[::-1][:keep], 1e-6))
-    profile = (totals + 0.5) / (totals.sum() + 0.5 * genes)
-    as_float = [torch.from_numpy(np.ascontiguousarray(a, np.float32)) for a in (mean, axes, scale, profile)]
-    return Components(as_float[0], as_float[1], as_float[2], as_float[3], torch.tensor(median))
+    as_float = [torch.from_numpy(np.ascontiguousarray(a, np.float32)) for a in (mean, axes, scale)]
+    return Components(as_float[0], as_float[1], as_float[2], profile, median)
 
 
 def dispersion(
@@ -122,14 +156,16 @@ def dispersion(
     return torch.from_numpy(np.log(np.clip(theta, 0.05, 100)).astype(np.float32))
 
 
-def project(counts: Tensor, basis: Components, present: Tensor | None = None) -> Tensor:
+def project(counts: Tensor, basis: Components, normal: Normal, present: Tensor | None = None) -> Tensor:
     """Coordinates of cells along the components, centred, not scaled.
 
     Parameters
     ----------
     counts : Tensor (n, G)
-        Raw counts as floats; columns of absent genes are ignored.
+        Raw or corrected counts as floats; columns of absent genes are ignored.
     basis : Components
+    normal : callable
+        What the basis was fitted with.
     present : Tensor (G,) bool, optional
         Genes that were measured; all, if not given. With some absent, coordinates are the least-squares fit to the
         others, and the library that cells are normalised to is the share that the others hold of it on average.
@@ -138,16 +174,27 @@ def project(counts: Tensor, basis: Components, present: Tensor | None = None) ->
     -------
     Tensor (n, P)
     """
-    mean, axes, median = basis.mean, basis.axes, basis.median
+    mean, axes, median, expected = basis.mean, basis.axes, basis.median, basis.median * basis.profile
     whole = present is None or bool(present.all())
     if not whole:
-        counts, mean = counts[:, present], mean[present]
+        counts, mean, expected = counts[:, present], mean[present], expected[present]
         median = median * basis.profile[present].sum()
     library = counts.sum(1, keepdim=True)
-    x = torch.log1p(counts * (median / library.clamp_min(1))) - mean
+    x = normal(counts, library, median, expected) - mean
     # cells without counts lie at the mean, not at zero expression
     x = torch.where(library > 0, x, 0.0)
     if whole:
         return x @ axes.T
     # float64: the fewer genes, the nearer to singular
     return x @ torch.linalg.pinv(axes[:, present].double()).to(x.dtype)
+
+
+def describe(counts: Tensor, basis: Components, present: Tensor | None = None) -> Tensor:
+    """What a network is given of cells: standardised components of `residuals`, (n, P), none beyond 10 SD.
+
+    Parameters
+    ----------
+    counts, basis, present
+        As for `project`.
+    """
+    return (project(counts, basis, residuals, present) / basis.scale).clamp(-_FAR, _FAR)

@@ -181,7 +181,7 @@ def _fitted(recipe: Recipe, samples: CellSamples) -> Components:
         train = CellSamples(samples.source, recipe, part="train")
     except Refused:
         train = samples
-    return components.fit(samples.source.dense, stratified(train, LEARN_FROM, recipe.seed), COMPONENTS)
+    return components.fit(samples.source.dense, stratified(train, LEARN_FROM, recipe.seed), COMPONENTS, components.logs)
 
 
 def _scores(section: Section) -> NDArray[np.float32]:

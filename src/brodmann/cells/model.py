@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from brodmann import compute
 from brodmann.cells import animals, components, neighbourhood, objective
+from brodmann.cells.animals import Groups
 from brodmann.cells.components import Components
 from brodmann.cells.encoder import TileNetwork, filled
 from brodmann.cells.recipe import Neighbourhood, Recipe, Tile
@@ -22,6 +24,7 @@ from brodmann.errors import Refused, Usage
 from brodmann.samples import Batch, Loss, stream
 
 _LEARN_FROM = 100_000
+_CHUNK = 8192
 _PROJECTED = 64
 _RARE_ZEROS = -3.0
 
@@ -37,6 +40,8 @@ class TileModel(nn.Module):
         The panel, in the order of the columns of counts.
     basis : Components
         Of the training cells. Part of the state, so a model carries its input with it.
+    groups : Groups
+        Like cells among them, with which those of any animal are compared.
     types : sequence of str
         Cell types that describe a visible cell beside its counts; none by default.
     """
@@ -46,14 +51,18 @@ class TileModel(nn.Module):
     scale: Tensor
     profile: Tensor
     median: Tensor
+    centres: Tensor
+    shares: Tensor
 
-    def __init__(self, recipe: Recipe, genes: Sequence[str], basis: Components, types: Sequence[str] = ()) -> None:
+    def __init__(
+        self, recipe: Recipe, genes: Sequence[str], basis: Components, groups: Groups, types: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         encoder = recipe.encoder
         if not isinstance(encoder, Tile):
             raise Usage('this form needs encoder.kind = "tile".', found=f'"{encoder.kind}".')
         self.recipe, self.genes, self.types = recipe, tuple(genes), tuple(types)
-        for name, value in basis._asdict().items():
+        for name, value in {**basis._asdict(), **groups._asdict()}.items():
             self.register_buffer(name, value)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
@@ -79,7 +88,7 @@ class TileModel(nn.Module):
 
     @property
     def basis(self) -> Components:
-        """Components of log-normalised expression: what the network is given of a cell."""
+        """Components of normalised expression: what the network is given of a cell."""
         return Components(self.mean, self.axes, self.scale, self.profile, self.median)
 
     def loss(self, batch: Batch) -> Loss:
@@ -92,7 +101,7 @@ class TileModel(nn.Module):
         token = self._tokens(batch, self._described(batch, counts), batch["hidden"], rows, self._distances(batch))
         hidden, logits = counts[rows], self._logits(token)
         if "animal" in batch:
-            logits = logits + self._factors(batch)[batch["animal"][rows]]
+            logits = logits + batch["factors"][batch["animal"][rows]]
         gate = None if self.gate is None else self._gate(token)
         log_theta = self.log_theta
         if not bool(present.all()):
@@ -128,14 +137,22 @@ class TileModel(nn.Module):
         return found[asked]
 
     def suit(self, samples: CellSamples) -> CellSamples:
-        """Samples with this model's genes and types, matched by name; genes that the data lack count as not measured.
+        """Samples with this model's genes and types, matched by name, and each animal's factors against its groups.
+
+        Genes that the data lack count as not measured.
 
         Raises
         ------
         Refused
             If the data lack too many of the genes.
         """
-        return samples.aligned(self.genes, self.types)
+        suited = copy.copy(samples.aligned(self.genes, self.types))
+        if self.recipe.samples.equalise:
+            drawn = animals.draw(suited.animal_runs, seed=self.recipe.seed)
+            groups = Groups(self.centres.cpu(), self.shares.cpu())
+            basis = Components(*(value.cpu() for value in self.basis))
+            suited.factors = animals.log_factors(suited.dense, drawn, basis, groups, torch.from_numpy(suited.present))
+        return suited
 
     @torch.no_grad()
     def describe(self, batch: Batch) -> NDArray[np.float32]:
@@ -155,16 +172,14 @@ class TileModel(nn.Module):
             "genes": list(self.genes),
             "types": list(self.types),
             "components": len(self.axes),
+            "groups": len(self.centres),
         }
 
     def _described(self, batch: Batch, counts: Tensor) -> Tensor:
         """Standardised components (n, P) of cells, as if all animals had gone through one experiment."""
         if "animal" in batch:
-            counts = counts * torch.exp(-self._factors(batch))[batch["animal"]]
-        return components.project(counts, self.basis, batch["present"]) / self.scale
-
-    def _factors(self, batch: Batch) -> Tensor:
-        return animals.log_factors(batch["totals"], self.profile, batch["present"])
+            counts = counts * torch.exp(-batch["factors"])[batch["animal"]]
+        return components.describe(counts, self.basis, batch["present"])
 
     def _distances(self, batch: Batch) -> Tensor:
         return self.network.distances(batch["bins"], batch["edge"], precision=self.recipe.fit.precision)
@@ -219,21 +234,13 @@ def build(recipe: Recipe, samples: CellSamples) -> TileModel | neighbourhood.Nei
         )
     rng = stream(recipe.seed, samples.fingerprint, "components")
     rows = np.sort(rng.choice(len(samples), min(_LEARN_FROM, len(samples)), replace=False))
-    basis = components.fit(_equalised(samples), rows, recipe.samples.components)
-    model = TileModel(recipe, samples.genes, basis, samples.type_names if recipe.samples.types else ())
+    counts = np.concatenate([samples.dense(rows[at : at + _CHUNK]) for at in range(0, len(rows), _CHUNK)])
+    animal = samples.animal(rows) if recipe.samples.equalise else np.zeros(len(rows), np.int64)
+    basis, groups = animals.learn(counts, animal, recipe.samples.components, seed=recipe.seed)
+    model = TileModel(recipe, samples.genes, basis, groups, samples.type_names if recipe.samples.types else ())
     with torch.no_grad():
-        model.log_theta.copy_(components.dispersion(samples.dense, rows, basis.profile))
+        model.log_theta.copy_(components.dispersion(lambda some: counts[some], np.arange(len(counts)), basis.profile))
     return model
-
-
-def _equalised(samples: CellSamples) -> Callable[[NDArray[np.int64]], NDArray[np.uint16 | np.float32]]:
-    """Counts of sample rows, each animal's divided by how often its experiment sees each gene."""
-    if not samples.recipe.samples.equalise or len(samples.subjects) < 2:
-        return samples.dense
-    shares = samples.totals / samples.totals.sum(1, keepdim=True).clamp_min(1)
-    factors = animals.log_factors(samples.totals, shares.mean(0).clamp_min(1e-9), torch.from_numpy(samples.present))
-    less = torch.exp(-factors).numpy()
-    return lambda rows: samples.dense(rows) * less[samples.animal(rows)]
 
 
 def rebuild(recipe: Recipe, config: Mapping[str, Any]) -> TileModel | neighbourhood.NeighbourhoodModel:
@@ -253,4 +260,5 @@ def rebuild(recipe: Recipe, config: Mapping[str, Any]) -> TileModel | neighbourh
         torch.ones(len(genes)) / max(len(genes), 1),
         torch.tensor(1.0),
     )
-    return TileModel(recipe, genes, empty, config["types"])
+    groups = Groups(torch.zeros(int(config["groups"]), count), torch.zeros(int(config["groups"]), len(genes)))
+    return TileModel(recipe, genes, empty, groups, config["types"])

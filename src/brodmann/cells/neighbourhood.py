@@ -18,7 +18,7 @@ the pooled token before the decoder, which knows nothing of the cell's own type.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -262,33 +262,23 @@ class NeighbourhoodModel(nn.Module):
             pooled.append(self.pool(x[:, 1:], None if absent is None else absent[:, None]).to(tokens))
         return torch.cat([*pooled, tokens[:0]])[torch.argsort(order)]
 
-    @torch.no_grad()
-    def describe(
-        self, samples: CellSamples, start: int, stop: int
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Features of sample rows ``start .. stop - 1``, in order; the model is left as it was found.
-
-        Data of another panel are matched by name; genes that they lack count as zero.
-
-        Yields
-        ------
-        rows : array (m,) int64
-            Sample rows; ``samples.places["id"]`` names them.
-        features : array (m, D) float32
+    def suit(self, samples: CellSamples) -> CellSamples:
+        """Samples with this model's genes and types, matched by name; genes that the data lack count as zero.
 
         Raises
         ------
         Refused
-            If the data lack too many of the model's genes.
+            If the data lack too many of the genes.
         """
-        samples = samples.aligned(self.genes, self.types)
+        return samples.aligned(self.genes, self.types)
+
+    @torch.no_grad()
+    def describe(self, batch: Batch) -> NDArray[np.float32]:
+        """Features ``(m, D)`` float32 of what suited samples read; the model is left as it was found."""
         was_training, where = self.training, self.start.device
         self.eval()
         try:
-            for first in range(start, stop, samples.read_rows):
-                rows = np.arange(first, min(first + samples.read_rows, stop))
-                batch = {name: value.to(where) for name, value in samples.read(rows).items()}
-                yield rows, self.features(batch).cpu().numpy()
+            return self.features({name: value.to(where) for name, value in batch.items()}).cpu().numpy()
         finally:
             self.train(was_training)
 

@@ -22,9 +22,9 @@ class Cells:
     least_counts: int = pydantic.Field(default=1, ge=0)
     """Cells with fewer counts take part in nothing; how many is said."""
     components: int = pydantic.Field(default=20, ge=2, le=200)
-    """Principal components of log-normalised counts that describe a cell."""
+    """Principal components of normalised counts that describe a cell."""
     equalise: bool = True
-    """Take from every gene how much more often an animal's experiment sees it than the others' do (tile form)."""
+    """Take from every gene how much more often an animal's experiment sees it in like cells (tile form)."""
     types: bool = False
     """Use the data's cell types as input, beside the components."""
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from brodmann import splits
-from brodmann.cells import animals, panel, surroundings
+from brodmann.cells import panel, surroundings
 from brodmann.cells.blocks import blocks
 from brodmann.cells.held import categories, training
 from brodmann.cells.pictures import corners_um
@@ -68,6 +68,9 @@ class CellSamples:
         Sections left out, and why.
     section_count : int
         Number of sections with samples.
+    factors : Tensor (A, G) or None
+        How much more often each animal's experiment sees each gene, as a logarithm; given by the model that the samples
+        suit.
     read_rows, shard_rows : int
         Rows that one read, and one shard of a feature table, should have.
     """
@@ -106,7 +109,7 @@ class CellSamples:
         self.section_count = len(self.parts)
         self.subjects = tuple(dict.fromkeys(one.subject for one in self.parts))
         self._animals = np.array([self.subjects.index(one.subject) for one in self.parts], np.int64)
-        self._totals: Tensor | None = None
+        self.factors: Tensor | None = None
         self._stops = np.array([one.stop for one in self.parts], np.int64)
         key = [source.fingerprint, plain(recipe)["samples"], plain(recipe)["split"], part, len(rows)]
         self.fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()
@@ -153,7 +156,7 @@ class CellSamples:
         if tuple(genes) == self.genes and tuple(type_names) in {(), self.type_names}:
             return self
         other = copy.copy(self)
-        other._totals = None
+        other.factors = None
         found = panel.match(panel.Panel(tuple(genes)), self.source.panel)
         other.genes, other.present, other._columns = tuple(genes), found.columns >= 0, found.columns
         if type_names:
@@ -173,15 +176,12 @@ class CellSamples:
         return counts
 
     @property
-    def totals(self) -> Tensor:
-        """Counts of each gene over random cells of each animal, (A, G) float32; see `brodmann.cells.animals`."""
-        if self._totals is None:
-            runs = [[range(p.start, p.stop) for p in self.parts if p.subject == name] for name in self.subjects]
-            self._totals = animals.totals(self.dense, runs, len(self.genes), seed=self.recipe.seed)
-        return self._totals
+    def animal_runs(self) -> list[list[range]]:
+        """Sample rows of each of ``subjects``, section by section."""
+        return [[range(p.start, p.stop) for p in self.parts if p.subject == name] for name in self.subjects]
 
     def animal(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Animal (n,) of sample rows, a row of `totals`."""
+        """Animal (n,) of sample rows, a number in ``subjects``."""
         return self._animals[np.searchsorted(self._stops, rows, side="right")]
 
     def types(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -232,7 +232,7 @@ class CellSamples:
         Batch
             Of n cells: ``counts`` (n, G) uint16, ``hidden`` (n,) bool, ``present`` (G,) bool; ``keys``, ``bins``,
             ``edge`` as in `brodmann.cells.blocks.Blocks`; ``index`` (n,) int64 sample rows; ``type`` (n,) int64
-            where the recipe wants types; ``animal`` (n,) int64 and ``totals`` (A, G) where it equalises animals. With a
+            where the recipe wants types; ``animal`` (n,) int64 and ``factors`` (A, G) where a model gave some. With a
             contrast: ``anchor`` (a,) int64 hidden cells among the n, as many of each tile; ``itself`` (a,) int64 equal
             for an anchor drawn twice; ``coordinates`` (a, 3) float64 mm; ``frame`` (a,) int64 equal where coordinates
             can be compared.
@@ -282,8 +282,8 @@ class CellSamples:
         }
         if settings.types:
             batch["type"] = torch.from_numpy(self.types(cells))
-        if settings.equalise:
-            batch |= {"animal": torch.from_numpy(self.animal(cells)), "totals": self.totals.clone()}
+        if self.factors is not None:
+            batch |= {"animal": torch.from_numpy(self.animal(cells)), "factors": self.factors.clone()}
         return batch
 
     def _surroundings(self, rows: NDArray[np.int64]) -> Batch:
