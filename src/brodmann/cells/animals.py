@@ -67,6 +67,10 @@ def draw(runs: list[list[range]], *, seed: int) -> list[NDArray[np.int64]]:
     runs : list of list of range
         Each animal's rows.
     seed : int
+
+    Returns
+    -------
+    list of array (m,) int64
     """
     found: list[NDArray[np.int64]] = []
     for animal, parts in enumerate(runs):
