@@ -71,6 +71,18 @@ def autocast(where: torch.device, precision: str) -> torch.autocast:
 
 
 @contextmanager
+def resting(model: nn.Module) -> Generator[torch.device]:
+    """Evaluation without gradients; gives the device of the model, which is left as it was found."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield next(model.parameters()).device
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
 def team() -> Generator[None]:
     """Join the processes that ``torchrun`` started (NCCL on GPUs, gloo on CPUs); does nothing when alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():

@@ -154,15 +154,10 @@ class TileModel(nn.Module):
             suited.factors = animals.log_factors(suited.dense, drawn, basis, groups, torch.from_numpy(suited.present))
         return suited
 
-    @torch.no_grad()
     def describe(self, batch: Batch) -> NDArray[np.float32]:
         """Features ``(m, width)`` float32 of what suited samples read; the model is left as it was found."""
-        was_training, where = self.training, self.log_theta.device
-        self.eval()
-        try:
+        with compute.resting(self) as where:
             return self.features({name: value.to(where) for name, value in batch.items()}).cpu().numpy()
-        finally:
-            self.train(was_training)
 
     def config(self) -> dict[str, Any]:
         """Plain data that, with the recipe, rebuild this model's shape: its panel, types and components."""

@@ -272,15 +272,10 @@ class NeighbourhoodModel(nn.Module):
         """
         return samples.aligned(self.genes, self.types)
 
-    @torch.no_grad()
     def describe(self, batch: Batch) -> NDArray[np.float32]:
         """Features ``(m, D)`` float32 of what suited samples read; the model is left as it was found."""
-        was_training, where = self.training, self.start.device
-        self.eval()
-        try:
+        with compute.resting(self) as where:
             return self.features({name: value.to(where) for name, value in batch.items()}).cpu().numpy()
-        finally:
-            self.train(was_training)
 
     def config(self) -> dict[str, Any]:
         """Plain data that, with the recipe, rebuild this model: panel, types, width of the features."""

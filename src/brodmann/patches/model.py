@@ -62,15 +62,10 @@ class CytoNet(nn.Module):
         with compute.autocast(view.device, self.recipe.fit.precision):
             return self.encoder(_last(view)).float()
 
-    @torch.no_grad()
     def describe(self, batch: Batch) -> NDArray[np.float32]:
         """Features ``(n, F)`` of a batch as `PatchSamples.read` gives it; the model is left as it was found."""
-        was_training, where = self.training, next(self.parameters()).device
-        self.eval()
-        try:
+        with compute.resting(self) as where:
             return self.features({key: value.to(where) for key, value in batch.items()}).cpu().numpy()
-        finally:
-            self.train(was_training)
 
 
 def _last(image: Tensor) -> Tensor:
