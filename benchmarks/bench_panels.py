@@ -3,8 +3,8 @@
     python benchmarks/bench_panels.py RUN [--cells 5000] [--k 25]
 
 RUN was trained on `phantom:cells=N`. The cells are those of two further animals of that phantom; they are given as an
-AnnData, as a user would. Prints Markdown: how far features move, as a share of their spread over cells, and whether cells
-stay in the domain (k-means of the features of the whole panel) that they have with the whole panel.
+AnnData, as a user would. Prints Markdown: how far features move, as a share of their spread over cells, and whether
+cells stay in the domain (k-means of the features of the whole panel) that they have with the whole panel.
 """
 
 from __future__ import annotations
