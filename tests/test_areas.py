@@ -54,6 +54,15 @@ def score():
     return areas(planted(), "area", BRAIN, fewer_labels=(60,))
 
 
+def test_one_held_out_section_has_an_interval_over_blocks_of_it():
+    table = planted(brains=2)
+    kept = table[(table.obs["subject"] == "B0") | (table.obs["section"] == "B1_s2")].copy()
+    found = areas(kept, "area", Split(by="brain", folds=0, fold=1), compare=False)
+    assert (found.n, found.n_groups, found.cluster) == (50, 16, "blocks")
+    assert found.interval[0] < found.value < found.interval[1]
+    assert any("one held-out section" in remark for remark in found.remarks)
+
+
 def test_a_planted_map_beats_position_chance_and_null(score):
     assert score.value > 0.8
     assert score.interval[0] < score.value < score.interval[1]

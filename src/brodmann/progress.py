@@ -33,8 +33,8 @@ class Progress:
             self._task = self._bar.add_task(name, total=stop, completed=start, note="")
 
     def advance(self, note: str = "", *, by: int = 1) -> None:
-        """Note that ``by`` units are done."""
-        self._at += by
+        """Note that ``by`` units are done; several processes may end with more than there were."""
+        self._at = min(self._at + by, self._stop)
         if self._bar is not None:
             self._bar.update(self._task, completed=self._at, note=note)
             return

@@ -195,6 +195,7 @@ def label(table: ad.AnnData, target: str, *, atlas: str | Path | None = None) ->
         raise Usage(
             f"'{target}' should be a label column or an atlas.",
             found=f"columns {', '.join(verbs.targets(table)) or 'none'}; atlases {', '.join(_ATLAS_LEVELS)}.",
+            do="name one of them with --target; without it, 'area' is asked for.",
         )
     from brodmann.datasets import ccf
     from brodmann.space import CCF_V3

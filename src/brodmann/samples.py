@@ -41,6 +41,8 @@ class Samples(Protocol):
         Hash of the data and of what was drawn from it; part of the key of every random draw.
     section_count : int
         Number of sections with samples.
+    remarks : tuple of str
+        What differs from the data that a model was trained on, once they suit it.
     read_rows, shard_rows : int
         Rows that one read, and one shard of a feature table, should have.
     """
@@ -50,6 +52,7 @@ class Samples(Protocol):
     space: Space
     fingerprint: str
     section_count: int
+    remarks: tuple[str, ...]
     read_rows: int
     shard_rows: int
 

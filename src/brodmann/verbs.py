@@ -207,6 +207,8 @@ def tabulate(run: Run, data: Any = None, *, controls: bool = True, quiet: bool =
         samples = module.samples(source, recipe, part="all")
         run.skipped = _skipped(samples, say)
         samples = model.suit(samples)
+        for remark in samples.remarks:
+            say(remark)
         made = module.controls(recipe, samples) if controls else {}
         if _has_table(run, samples.fingerprint, set(made)):
             say(f"{run.path} holds this table already; nothing to do.")

@@ -182,11 +182,17 @@ class Writer:
         Raises
         ------
         Refused
-            No cells, cells named twice, or coordinates that cannot be mm of the space.
+            No cells, no counts, cells named twice, or coordinates that cannot be mm of the space.
         """
         if not self._rows:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self._skipped[:5])
             raise Refused(f"{self._name} should hold cells.", found=reasons or "none.")
+        if self._panel.genes and not self._streams["count"].rows:
+            raise Refused(
+                f"cells of {self._name} should have counts.",
+                found=f"{self._rows:,} cells, {len(self._panel):,} genes, every count 0.",
+                do="look whether raw counts lie in a layer, and name it in cells.json.",
+            )
         self._space.check(np.array([self._low, self._high]), what=f"cells of {self._name}")
         for stream in self._open_streams():
             stream.close()
@@ -286,7 +292,7 @@ class Writer:
             homes = [next(s.id for s in self._sections if row in s.rows) for row in twins[0]]
             raise Refused(
                 f"cells of {self._name} should have names of their own.",
-                found=f"{len(twins):,} names occur more than once, e.g. '{name(twins[0][0])}' "
+                found=f"{len({name(a) for a, _ in twins}):,} names occur more than once, e.g. '{name(twins[0][0])}' "
                 f"(sections {homes[0]} and {homes[1]}).",
                 cause="files put together without marking their cells, or the same cells in two files.",
                 do="make names unique (obs_names_make_unique, or the section's name in front).",

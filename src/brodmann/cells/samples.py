@@ -76,6 +76,7 @@ class CellSamples:
     """
 
     shard_rows = 65_536
+    remarks: tuple[str, ...] = ()
 
     def __init__(self, source: Source, recipe: Recipe, *, part: Literal["all", "train"] = "all") -> None:
         self.source, self.recipe, self.space = source, recipe, source.space
@@ -159,6 +160,7 @@ class CellSamples:
         other.factors = None
         found = panel.match(panel.Panel(tuple(genes)), self.source.panel)
         other.genes, other.present, other._columns = tuple(genes), found.columns >= 0, found.columns
+        other.remarks = (found.remark,) if found.remark else ()
         if type_names:
             code = {name: number for number, name in enumerate(type_names)}
             other.type_names = tuple(type_names)

@@ -64,7 +64,13 @@ def to_um(
             f"coordinates are taken as {fits[0]}: the nearest cell then lies {nearest * _FACTOR[fits[0]]:.3g} um away"
         )
         return _FACTOR[fits[0]], "um", [f'{said} (median); declare "unit" in cells.json if this is wrong']
-    scale = SIXTH_UM / sixth if np.isfinite(sixth) and sixth > 0 else 1.0
+    if not (np.isfinite(sixth) and sixth > 0):
+        return (
+            1.0,
+            "arbitrary",
+            ["there are too few cells to tell the unit of their coordinates, which are left as they are"],
+        )
+    scale = SIXTH_UM / sixth
     why = "" if stated.unit else _unknown(nearest, hint)
     return (
         scale,

@@ -49,6 +49,7 @@ class PatchSamples:
     """
 
     read_rows, shard_rows = 64, 512
+    remarks: tuple[str, ...] = ()
 
     def __init__(self, source: Source, recipe: Recipe, *, part: Literal["all", "train"] = "all") -> None:
         self.recipe, self.space = recipe, source.space

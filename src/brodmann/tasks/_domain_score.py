@@ -284,12 +284,7 @@ def _units(tissue: Tissue) -> tuple[str, Codes]:
     """What the bootstrap draws: sections, or sixteen blocks of each where sections are few."""
     if tissue.section.max() >= 7:
         return "sections", tissue.section
-    units = np.zeros(len(tissue.section), dtype=np.int64)
-    for rows in _surroundings.each(tissue.section):
-        plane = tissue.where[rows][:, np.argsort(-tissue.where[rows].var(axis=0), kind="stable")[:2]]
-        rank = np.argsort(np.argsort(plane, axis=0, kind="stable"), axis=0) * 4 // len(rows)
-        units[rows] = (tissue.section[rows] * 4 + rank[:, 0]) * 4 + rank[:, 1]
-    return "blocks", np.unique(units, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return "blocks", _surroundings.blocks(tissue.where, tissue.section)
 
 
 def unlabelled(ground: Ground, levels: tuple[_nested.Level, ...], progress: Progress) -> Score:

@@ -174,7 +174,7 @@ def exposure(table: AnnData, split: Split, name: str = "the encoder") -> str:
         return f"{name} was trained on other data than this table; whether it saw these rows is not known"
     fold = made.get("encoder_fold")
     if fold is None or int(fold) < 0:
-        return f"{name} was trained on images of the held-out rows too, without their labels"
+        return f"{name} was trained on the held-out rows too, without their labels"
     trained = dict(cast("Mapping[str, Any]", made.get("split") or {}))
     asked = plain(split)
     # A buffer of the probe does not move rows between folds, so it may differ from the encoder's.

@@ -168,6 +168,16 @@ def spacing(where: NDArray[np.float64]) -> float:
     return float(np.median(KDTree(where).query(where, k=rank)[0])) or 1.0
 
 
+def blocks(where: NDArray[np.float64], section: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number (n,) of the block of tissue of each row: four by four in each section, each strip with as many rows."""
+    found = np.zeros(len(section), dtype=np.int64)
+    for rows in each(section):
+        flat = where[rows][:, np.argsort(-where[rows].var(axis=0), kind="stable")[:2]]
+        rank = np.argsort(np.argsort(flat, axis=0, kind="stable"), axis=0) * 4 // len(rows)
+        found[rows] = (section[rows] * 4 + rank[:, 0]) * 4 + rank[:, 1]
+    return np.unique(found, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
 def each(section: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
     """Rows of each section in turn."""
     order = np.argsort(section, kind="stable")

@@ -18,6 +18,7 @@ from brodmann.splits import Fold
 from brodmann.tasks import _metrics as metrics
 from brodmann.tasks import _rivals as rivals
 from brodmann.tasks import _rows
+from brodmann.tasks._drawn import drawn
 from brodmann.tasks._probe import fit_predict
 from brodmann.tasks._score import Estimate, Score
 
@@ -107,7 +108,7 @@ def areas(
 
     said = read_out(x)
     truth = codes[tested]
-    cluster, unit, remarks = _clusters(obs, split, tested)
+    cluster, unit, remarks = drawn(table, split, tested)
     boot = metrics.Bootstrap.of(cluster, seed)
     matrix = metrics.confusion(truth, said, size)
     draws = boot.confusions(truth, said, size)
@@ -195,23 +196,6 @@ def _parts(made: list[Fold], codes: Codes) -> Parts:
             do="choose another fold, or a split whose groups are labelled.",
         )
     return parts
-
-
-def _clusters(obs: pd.DataFrame, split: Split, tested: NDArray[np.int64]) -> tuple[NDArray[np.object_], str, list[str]]:
-    """Names of the units that the bootstrap draws, what they are called, and what that limits."""
-    n_brains = obs["subject"].iloc[tested].nunique()
-    by = split.by
-    remarks: list[str] = []
-    if by == "brain" and n_brains < 5:
-        by = "section"
-        remarks.append(f"{n_brains} held-out brains are too few to draw from: the interval is over their sections")
-    elif by != "brain" and n_brains == 1:
-        remarks.append("one brain: nothing here says how the features do on another")
-    names = splits.groups(obs, Split(by=by, block_mm=split.block_mm))[tested]
-    count = len(np.unique(names.astype(str)))
-    if count < 8:
-        remarks.append(f"an interval from {count} {by}s is rough")
-    return names, f"{by}s", remarks
 
 
 def _caveats(table: AnnData, split: Split, extra_tables: Mapping[str, AnnData]) -> list[str]:

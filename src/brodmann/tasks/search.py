@@ -18,6 +18,7 @@ from brodmann.settings import Split
 from brodmann.splits import Fold
 from brodmann.tasks import _metrics as metrics
 from brodmann.tasks import _rows
+from brodmann.tasks._drawn import drawn
 from brodmann.tasks._score import Estimate, Score
 
 _BLOCK = 8192
@@ -183,7 +184,7 @@ def retrieval(
         raise Refused(
             "retrieval measures distances between sections, so they should be in a common space.",
             found="sections that were never registered.",
-            do="register them first, or use search, which needs no distances.",
+            do="register them first. What needs no distances between sections: areas, domains, and `brodmann.tasks.search.search`.",
         )
     registered, measured = metrics.coordinates(obs)
     where = registered
@@ -208,9 +209,8 @@ def retrieval(
     rivals |= {name: error(features) for name, features in given.items()}
     anyone = np.concatenate([rng.choice(fold.train, len(rows)) for rows, fold in zip(asked, made, strict=True)])
     rivals["random"] = np.linalg.norm(where[every] - where[anyone], axis=1)
-    n_brains = obs["subject"].iloc[every].nunique()
-    by = "section" if split.by == "brain" and n_brains < 5 else split.by
-    boot = metrics.Bootstrap.of(splits.groups(obs, Split(by=by, block_mm=split.block_mm))[every], seed)
+    units, unit, limits = drawn(table, split, every)
+    boot = metrics.Bootstrap.of(units, seed)
     draws = {name: _medians(boot, values) for name, values in {"": own, **rivals}.items()}
     value = float(np.median(own))
     head = metrics.estimate(value, draws[""])
@@ -221,9 +221,7 @@ def retrieval(
     about = _rows.about(table)
     index = pd.Index(_rows.ids(table)[every], name="id")
     low, high = np.percentile(own, [25, 75])
-    remarks = [_rows.exposure(table, split), "lower is better"]
-    if by != split.by:
-        remarks.append(f"{n_brains} held-out brains are too few to draw from: the interval is over their sections")
+    remarks = [_rows.exposure(table, split), "lower is better", *limits]
     return Score(
         task="search",
         target="place",
@@ -232,7 +230,7 @@ def retrieval(
         interval=(head.low, head.high),
         n=len(every),
         n_groups=boot.times.shape[1],
-        cluster=f"{by}s",
+        cluster=unit,
         what=str(about.get("system", "rows")),
         split=splits.describe(split, made),
         folds=tuple(fold.name for fold in made),
