@@ -65,11 +65,8 @@ def to_um(
         )
         return _FACTOR[fits[0]], "um", [f'{said} (median); declare "unit" in cells.json if this is wrong']
     if not (np.isfinite(sixth) and sixth > 0):
-        return (
-            1.0,
-            "arbitrary",
-            ["there are too few cells to tell the unit of their coordinates, which are left as they are"],
-        )
+        few = "too few cells to tell the unit of their coordinates, which are left as they are: state it in cells.json"
+        return 1.0, "arbitrary", [few]
     scale = SIXTH_UM / sixth
     why = "" if stated.unit else _unknown(nearest, hint)
     return (

@@ -184,7 +184,7 @@ def retrieval(
         raise Refused(
             "retrieval measures distances between sections, so they should be in a common space.",
             found="sections that were never registered.",
-            do="register them first. What needs no distances between sections: areas, domains, and `brodmann.tasks.search.search`.",
+            do="register them first, or ask what needs no distances between sections: areas or domains.",
         )
     registered, measured = metrics.coordinates(obs)
     where = registered

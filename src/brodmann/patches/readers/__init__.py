@@ -131,11 +131,11 @@ def _assemble(folder: Path, file: str | None, stated: Stated) -> Source:
         reasons = "\n    ".join(f"{name}: {reason}" for name, reason in skipped[:10])
         raise Refused(
             f"{folder.name} should hold at least one readable section.",
-            found=f"{len(skipped)} files, none of which passes.\n    {reasons}"
-            if skipped
-            else "no images, and no cells.",
-            do=f"give PNG, JPEG, TIFF or OME-Zarr ({', '.join(SUFFIXES)}), or a sections.json; of cells: h5ad, loom, CSV or SpatialData."
-            + " These are cells: take a recipe of cells, such as cells-tiny." * _holds_cells(folder, file),
+            found=f"{len(skipped)} files, none of which passes.\n    {reasons}" if skipped else "no data files.",
+            do=f"give PNG, JPEG, TIFF or OME-Zarr ({', '.join(SUFFIXES)}), or a sections.json;"
+            " of cells h5ad, loom, CSV or SpatialData."
+            + " These are cells: take a recipe of cells, such as cells-tiny."
+            * _holds_cells(folder, file),
         )
     if space is None:
         space = unregistered(max(s.width_um for s in sections) / 1000, max(s.height_um for s in sections) / 1000)
