@@ -1,10 +1,11 @@
 """Planted tissue in a run on the phantom's cells: domains, what tells animals apart, and new borders, true and false.
 
-    python benchmarks/bench_tissue.py RUN [--seeds 5] [--draws 99]
+    python benchmarks/bench_tissue.py RUN [--seeds 5] [--draws 99] [--sections 1]
 
 RUN was trained on and embedded from `phantom:cells=N`. Prints Markdown. Domains are compared with the planted ones at
 their true number; the probe names the animal within planted domains, on sections that it did not learn from; new
 borders are looked for inside every region that the phantom's atlas gives, and counted against those that were planted.
+With --sections domains and borders are those of so many sections of each animal, the middle ones.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import time
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 
 import brodmann
@@ -20,6 +22,7 @@ from brodmann import features
 from brodmann.phantom.domains import UNIFORM
 from brodmann.progress import Say
 from brodmann.tasks import donors
+from brodmann.tasks._inputs import take
 from brodmann.tasks.domains import domains
 from brodmann.tasks.novelty import novelty
 
@@ -29,17 +32,37 @@ def line(name: str, value: float, low: float, high: float, *more: str) -> str:
     return " | ".join([f"| {name}", f"{value:.3f}", f"[{low:.3f}, {high:.3f}]", *more]) + " |"
 
 
+def middle(table: ad.AnnData, sections: int) -> ad.AnnData:
+    """Whole sections from the middle of each animal, read into memory."""
+    kept: list[str] = []
+    for _, own in table.obs.groupby("subject", observed=True)["section"]:
+        names = sorted(own.unique())
+        first = max((len(names) - sections) // 2, 0)
+        kept += names[first : first + sections]
+    rows = np.flatnonzero(table.obs["section"].isin(kept).to_numpy())
+    obs = table.obs.iloc[rows].copy()
+    for name in obs.select_dtypes("category"):
+        obs[name] = obs[name].cat.remove_unused_categories()
+    held = {name: take(table.obsm[name], rows) for name in table.obsm}
+    return ad.AnnData(take(table.X, rows), obs=obs, obsm=held, uns=dict(table.uns))
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     options.add_argument("run", type=Path)
     options.add_argument("--seeds", type=int, default=5)
     options.add_argument("--draws", type=int, default=99)
+    options.add_argument("--sections", type=int, help="of each animal; all by default")
     asked = options.parse_args()
     table = features.read(asked.run / "features.zarr")
     recipe = (asked.run / "recipe.toml").read_text()
     animals, sections = table.obs["subject"].nunique(), table.obs["section"].nunique()
     print(f"brodmann {brodmann.__version__}, {time.strftime('%Y-%m-%d')}; {table.n_obs:,} cells of {sections}")
     print(f"sections, {animals} animals; features of width {table.n_vars}.\n\n```toml\n{recipe.strip()}\n```\n")
+    whole = table
+    if asked.sections:
+        table = middle(whole, asked.sections)
+        print(f"Domains and borders: {table.n_obs:,} cells, {asked.sections} sections of each animal.\n")
     begun = time.monotonic()
     score = domains(table, target="domain", path="features", seeds=asked.seeds, say=Say()).score
     print(f"### Domains: {score.metric} with the {len(score.classes)} planted domains\n")
@@ -49,7 +72,7 @@ def main() -> None:
     print(line(f"**features** ({score.probe})", score.value, *score.interval, spread))
     for name, rival in score.baselines.items():
         print(line(name, rival.value, rival.low, rival.high, rival.note))
-    told = donors.probe(table, "domain")
+    told = donors.probe(whole, "domain")
     print(f"\n### Animals: {told.metric} of a linear probe, lower is better\n")
     print(f"n {told.n:,}, {told.n_groups} domains; held out: {told.split}.\n\n| | value | 95 % |\n|---|---|---|")
     print(line("**features**", told.value, *told.interval))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -192,10 +193,11 @@ def label(table: ad.AnnData, target: str, *, atlas: str | Path | None = None) ->
     if target in obs:
         return
     if target not in _ATLAS_LEVELS:
+        near = difflib.get_close_matches(target, [*verbs.targets(table), *_ATLAS_LEVELS], n=1)
         raise Usage(
             f"'{target}' should be a label column or an atlas.",
             found=f"columns {', '.join(verbs.targets(table)) or 'none'}; atlases {', '.join(_ATLAS_LEVELS)}.",
-            do="name one of them with --target; without it, 'area' is asked for.",
+            do=f"did you mean '{near[0]}'?" if near else "name one with --target; without it 'area' is asked for.",
         )
     from brodmann.datasets import ccf
     from brodmann.space import CCF_V3

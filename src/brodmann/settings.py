@@ -121,20 +121,26 @@ def build(kind: type[T], values: Mapping[str, Any], *, where: str) -> T:
     Usage
         Listing each problem as ``samples.pixel_um: ...``, with the nearest known key for a typo.
     """
-    import difflib
-
     try:
         return pydantic.TypeAdapter(kind).validate_python(dict(values))
     except pydantic.ValidationError as error:
-        known = {field.name for part in _parts(kind) for field in dataclasses.fields(part)}
-        problems: list[str] = []
-        for item in error.errors():
-            path = ".".join(str(part) for part in item["loc"])
-            near = difflib.get_close_matches(str(item["loc"][-1]) if item["loc"] else "", known, n=1)
-            unknown = item["type"] in {"unexpected_keyword_argument", "extra_forbidden"}
-            hint = f" Did you mean '{near[0]}'?" if unknown and near else ""
-            problems.append(f"{path}: {'unknown key.' if unknown else item['msg'] + '.'}{hint}")
-        raise Usage(f"{where} should be a valid recipe.", found="; ".join(problems)) from error
+        raise Usage(f"{where} should be a valid recipe.", found="; ".join(problems(error, kind))) from error
+
+
+def problems(error: pydantic.ValidationError, kind: Any) -> list[str]:
+    """What is wrong with values given for ``kind``: a path each, with the nearest known key for a typo."""
+    import difflib
+
+    parts = _parts(kind)
+    keys, classes = {field.name for part in parts for field in dataclasses.fields(part)}, {p.__name__ for p in parts}
+    found: list[str] = []
+    for item in error.errors():
+        path = ".".join(str(part) for part in item["loc"] if part not in classes)
+        near = difflib.get_close_matches(str(item["loc"][-1]) if item["loc"] else "", keys, n=1)
+        unknown = item["type"] in {"unexpected_keyword_argument", "extra_forbidden"}
+        hint = f" Did you mean '{near[0]}'?" if unknown and near else ""
+        found.append(f"{path}: {'unknown key.' if unknown else item['msg'] + '.'}{hint}")
+    return found
 
 
 def _parts(kind: Any) -> list[Any]:

@@ -11,7 +11,7 @@ import pydantic
 from numpy.typing import NDArray
 
 from brodmann.errors import Corrupt, Refused
-from brodmann.settings import settings
+from brodmann.settings import problems, settings
 from brodmann.space import SPACES, Space
 
 LIMIT_BYTES = 200_000_000
@@ -99,11 +99,7 @@ def read(path: Path, kind: type[T], *, what: str, limit_bytes: int = LIMIT_BYTES
     try:
         return pydantic.TypeAdapter(kind).validate_python(strict_json(path, limit_bytes=limit_bytes))
     except pydantic.ValidationError as error:
-        known = NamedSpace.__name__
-        lines = [
-            f"{'.'.join(str(part) for part in item['loc'] if part != known)}: {item['msg']}" for item in error.errors()
-        ]
-        raise Refused(f"{path.name} should describe {what}.", found="; ".join(lines[:8])) from error
+        raise Refused(f"{path.name} should describe {what}.", found=" ".join(problems(error, kind)[:8])) from error
 
 
 def inside(folder: Path, name: str) -> Path:
