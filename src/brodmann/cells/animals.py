@@ -107,9 +107,10 @@ def learn(counts: NDArray[np.uint16], animal: NDArray[np.int64], count: int, *, 
     Refused
         If no cell has counts.
     """
-    animals, rows = int(animal.max()) + 1, np.arange(len(counts))
+    animals, rows, profile = int(animal.max()) + 1, np.arange(len(counts)), _profile(counts)
+    kinds = min(_GROUPS, max(len(counts) // _CELLS_PER_GROUP, 1))
     # as if all cells were alike, to begin with: else groups would be of one animal each
-    log = _together(_sums(counts, animal, animals)[:, None], _profile(counts))[0]
+    log = _together(_sums(counts, animal, animals)[:, None], profile)[0]
 
     def evened(some: NDArray[np.int64]) -> NDArray[np.float32]:
         return counts[some] * np.exp(-log[animal[some]]).astype(np.float32)
@@ -118,10 +119,9 @@ def learn(counts: NDArray[np.uint16], animal: NDArray[np.int64], count: int, *, 
     while True:
         basis = components.fit(evened, rows, count, components.residuals)
         described = _described(evened, len(counts), basis, None)
-        centres = _centres(described, min(_GROUPS, max(len(counts) // _CELLS_PER_GROUP, 1)), seed)
-        group = animal * len(centres) + _nearest(described, centres)
-        sums = _sums(counts, group, animals * len(centres)).reshape(animals, len(centres), -1)
-        log, shares = _together(sums, _profile(counts))
+        centres = _centres(described, kinds, seed)
+        sums = _sums(counts, animal * kinds + _nearest(described, centres), animals * kinds)
+        log, shares = _together(sums.reshape(animals, kinds, -1), profile)
         rounds -= 1
         if not rounds:
             return basis, Groups(torch.from_numpy(centres), torch.from_numpy(shares.astype(np.float32)))
@@ -154,7 +154,7 @@ def log_factors(
     share, profile = groups.shares.numpy().astype(np.float64) * known, basis.profile.numpy().astype(np.float64) * known
     centres = groups.centres.numpy()
     for log, rows in zip(found, drawn, strict=True):
-        counts = np.concatenate([dense(rows[at : at + _CHUNK]) for at in range(0, len(rows), _CHUNK)])
+        counts = dense(rows)
         log[:] = _against(counts.sum(0, dtype=np.float64)[None] * known, profile[None], profile)
         for _ in range(_ROUNDS):
             less = np.exp(-log)

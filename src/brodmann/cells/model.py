@@ -24,7 +24,6 @@ from brodmann.errors import Refused, Usage
 from brodmann.samples import Batch, Loss, stream
 
 _LEARN_FROM = 100_000
-_CHUNK = 8192
 _PROJECTED = 64
 _RARE_ZEROS = -3.0
 
@@ -229,7 +228,7 @@ def build(recipe: Recipe, samples: CellSamples) -> TileModel | neighbourhood.Nei
         )
     rng = stream(recipe.seed, samples.fingerprint, "components")
     rows = np.sort(rng.choice(len(samples), min(_LEARN_FROM, len(samples)), replace=False))
-    counts = np.concatenate([samples.dense(rows[at : at + _CHUNK]) for at in range(0, len(rows), _CHUNK)])
+    counts = samples.dense(rows)
     animal = samples.animal(rows) if recipe.samples.equalise else np.zeros(len(rows), np.int64)
     basis, groups = animals.learn(counts, animal, recipe.samples.components, seed=recipe.seed)
     model = TileModel(recipe, samples.genes, basis, groups, samples.type_names if recipe.samples.types else ())
