@@ -1,6 +1,6 @@
 """Planted tissue in a run on the phantom's cells: domains, what tells animals apart, and new borders, true and false.
 
-    python benchmarks/bench_tissue.py RUN [--seeds 5] [--draws 99] [--sections 1]
+    python benchmarks/bench_tissue.py RUN [--seeds 5] [--sections 1]
 
 RUN was trained on and embedded from `phantom:cells=N`. Prints Markdown. Domains are compared with the planted ones at
 their true number; the probe names the animal within planted domains, on sections that it did not learn from; new
@@ -16,12 +16,14 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
+from sklearn.metrics import adjusted_rand_score
 
 import brodmann
 from brodmann import features
 from brodmann.phantom.domains import UNIFORM
 from brodmann.progress import Say
-from brodmann.tasks import donors
+from brodmann.tasks import _rows, donors
 from brodmann.tasks._inputs import take
 from brodmann.tasks.domains import domains
 from brodmann.tasks.novelty import novelty
@@ -51,7 +53,6 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     options.add_argument("run", type=Path)
     options.add_argument("--seeds", type=int, default=5)
-    options.add_argument("--draws", type=int, default=99)
     options.add_argument("--sections", type=int, help="of each animal; all by default")
     asked = options.parse_args()
     table = features.read(asked.run / "features.zarr")
@@ -78,23 +79,42 @@ def main() -> None:
     print(line("**features**", told.value, *told.interval))
     for name, rival in told.baselines.items():
         print(line(name, rival.value, rival.low, rival.high))
+    borders(table)
+
+
+def borders(table: ad.AnnData) -> None:
+    """New borders, true and false; a false one is counted wherever a region without a planted border is called new."""
     begun = time.monotonic()
-    found = novelty(table, "known_region", draws=asked.draws)
+    found = novelty(table, "known_region", say=Say())
+    seconds = time.monotonic() - begun
     planted = table.obs.groupby("known_region", observed=True)["hidden_border"].first().astype(str)
     judged = found.regions.join(planted.rename("planted"))
+    truth = pd.Series(table.obs["domain"].astype(str).to_numpy(), index=_rows.ids(table))
     there = (judged["planted"] != "none").to_numpy()
     new = judged["new"].to_numpy(bool)
-    print(f"\n### New borders inside known regions ({asked.draws} redealt tissues, {time.monotonic() - begun:.0f} s)\n")
+    print(f"\n### New borders inside known regions ({seconds:.0f} s)\n")
     print(f"{len(judged)} regions had cells enough; planted borders in {there.sum()}, found in {(new & there).sum()}.")
     print(f"Regions called new without a planted border: {(new & ~there).sum()} of {(~there).sum()};")
-    uniform = judged.loc[UNIFORM] if UNIFORM in judged.index else None
-    if uniform is not None:
+    print(f"called new where cells were dealt out anew within regions: {found.dealt} of {len(judged)};")
+    if UNIFORM in judged.index:
+        uniform = judged.loc[UNIFORM]
         print(f"uniform region '{UNIFORM}': {'CALLED NEW' if uniform['new'] else 'no border'} (p {uniform['p']:.3f}).")
-    print("\n| region | planted | n | parts | explained | null | p | q | new |\n|---|---|---|---|---|---|---|---|---|")
-    for name, row in judged[there | new | np.isin(judged.index, [UNIFORM])].sort_values("q").iterrows():
-        numbers = f"{row['explained']:.4f} | {row['null']:.4f} | {row['p']:.3f} | {row['q']:.3f}"
+    print(
+        "\n| region | planted | n | parts | step, SD | p | q | halves agree | new | ARI with planted domains |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for name, row in judged.sort_values(["new", "p"], ascending=[False, True]).iterrows():
+        numbers = f"{row['step']:.3f} +- {row['error']:.3f} | {row['p']:.1e} | {row['q']:.1e} | {row['agreement']:.2f}"
+        labels = found.labels[found.labels.str.startswith(f"{name}/")]
+        true = truth[labels.index]
+        ari = f"{adjusted_rand_score(true, labels):.2f}" if row["new"] and row["planted"] != "none" else ""
         verdict = "yes" if row["new"] else "no"
-        print(f"| {name} | {row['planted']} | {row['n']:,} | {row['parts']} | {numbers} | {verdict} |")
+        print(f"| {name} | {row['planted']} | {row['n']:,} | {row['parts']} | {numbers} | {verdict} | {ari} |")
+    print("\n| border | n | length, mm | contiguous | step, SD | animals |\n|---|---|---|---|---|---|")
+    for _, row in found.borders.iterrows():
+        about = f"{row['length_mm']:.1f} | {row['contiguous']:.2f} | {row['step']:.2f} +- {row['error']:.2f}"
+        animals = f"{row['animals']} of {row['of']}"
+        print(f"| {row['a']} - {row['b']} | {row['n_a']:,} + {row['n_b']:,} | {about} | {animals} |")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from scipy.stats import mannwhitneyu
 from brodmann.errors import Refused, Usage
 from brodmann.tasks import donors
 from brodmann.tasks import novelty as module
+from brodmann.tasks._borders import Region
 from brodmann.tasks._score import Score
 from brodmann.tasks.novelty import novelty
 
@@ -42,7 +43,7 @@ def brain(
 def found():
     table = brain()
     genes = [f"g{i}" for i in range(8)]
-    return table, novelty(table, "region", expression=np.asarray(table.X), names=genes, draws=39)
+    return table, novelty(table, "region", expression=np.asarray(table.X).__getitem__, names=genes)
 
 
 def test_a_planted_border_is_found_where_it_lies(found):
@@ -50,7 +51,8 @@ def test_a_planted_border_is_found_where_it_lies(found):
     assert result.regions.loc["right", "new"]
     assert not result.regions.loc["left", "new"]
     assert result.regions.loc["right", "parts"] == 2
-    assert result.regions.loc["right", "explained"] > result.regions.loc["right", "null"]
+    assert result.regions.loc["right", "agreement"] > 0.8
+    assert result.dealt == 0
     border = result.borders.iloc[0]
     assert len(result.borders) == 1
     # 0.5 mm in each of two sections.
@@ -84,28 +86,70 @@ def test_uniform_tissue_has_no_new_borders():
             f"{region} {'up' if y > 500 else 'down'}"
             for region, y in zip(table.obs["region"], table.obs["y_um"], strict=True)
         ]
-        result = novelty(table, "region", least=40, draws=19)
+        result = novelty(table, "region", least=40)
         assert len(result.regions) == 4
         false += int(result.regions["new"].sum())
     assert false <= 1
 
 
-def test_borders_of_given_domains_are_judged_too():
-    table = brain()
-    rng = np.random.default_rng(1)
-    table.obs["true"] = table.obs["truth"].to_numpy()
-    # Blobs that follow no tissue: smooth in space, so as coherent as any clustering.
-    table.obs["blob"] = np.where(np.sin(table.obs["x_um"] / 90 + rng.uniform()) > 0, "a", "b")
-    assert novelty(table, "region", domain="true", draws=19).regions.loc["right", "new"]
-    assert not novelty(table, "region", domain="blob", draws=19).regions["new"].any()
+def test_chances_in_uniform_tissue_are_chances():
+    """Rows that drew a border and also judged it would reach p < 0.05 nearly always."""
+    p = [
+        chance
+        for seed in range(12)
+        for chance in novelty(brain(seed, planted=False), "region", least=40).regions["p"].tolist()
+    ]
+    assert len(p) == 24
+    assert np.mean(np.array(p) < 0.05) <= 0.2
+    assert 0.25 < np.median(p) < 0.75
+
+
+def slope(table: ad.AnnData, size: float) -> None:
+    """Add a change along y that is the same everywhere."""
+    along = (table.obs["y_um"].to_numpy() - 500) / 500
+    change = np.random.default_rng(9).standard_normal(8)
+    values = np.asarray(table.X) + size * along[:, None] * (change / np.linalg.norm(change))
+    table.X = table.obsm["baseline_own"] = values.astype(np.float32)
+
+
+def test_a_gradient_is_no_border_and_hides_none():
+    uniform, planted = brain(planted=False), brain(cells=1500)
+    slope(uniform, 1.0)
+    slope(planted, 1.0)
+    smooth = novelty(uniform, "region").regions
+    # The halves draw the same line across the slope, and yet nothing happens there.
+    assert smooth["agreement"].min() > 0.4
+    assert not smooth["new"].any()
+    assert novelty(planted, "region").regions["new"].to_dict() == {"left": False, "right": True}
+
+
+def test_what_strays_over_a_known_border_is_neither_drawn_nor_new():
+    table = brain(planted=False, cells=3000)
+    rng = np.random.default_rng(3)
+    strayed = table.obs["x_um"].to_numpy() + 40 * rng.standard_normal(table.n_obs) > 500
+    table.obsm["baseline_own"] = (np.asarray(table.X) + strayed[:, None] * np.linspace(-4, 4, 8)).astype(np.float32)
+    regions = novelty(table, "region").regions
+    assert not regions["new"].any()
+    # Halves that drew the rim would agree on it.
+    assert regions["agreement"].max() < module.AGREE
+
+
+def test_a_second_border_is_found_within_a_part():
+    table = brain(cells=2500, effect=1.5)
+    third = (table.obs["region"] == "right") & (table.obs["y_um"] > 750)
+    away = np.random.default_rng(5).standard_normal(8) * third.to_numpy()[:, None]
+    table.obsm["baseline_own"] = (np.asarray(table.X) + 1.5 * away).astype(np.float32)
+    found = novelty(table, "region")
+    assert found.regions.loc["right", "parts"] == 3
+    assert set(found.labels) == {"left", "right/1", "right/2", "right/3"}
+    # Both borders are lines of 0.5 mm in two sections; the outer parts do not touch.
+    assert found.borders["length_mm"].tolist() == pytest.approx([1.0, 1.0], rel=0.3)
 
 
 def test_wrong_questions_are_refused():
     table = brain(cells=50)
     with pytest.raises(Usage, match="'nowhere'"):
         novelty(table, "nowhere")
-    with pytest.raises(Usage, match="should have a name"):
-        novelty(table, "region", expression=np.asarray(table.X), names=["one"])
     assert len(novelty(table, "region").regions) == 0
     del table.obsm["baseline_own"]
     with pytest.raises(Refused, match="baseline_own"):
@@ -115,9 +159,9 @@ def test_wrong_questions_are_refused():
 def test_the_length_of_a_straight_border_is_measured():
     rng = np.random.default_rng(0)
     where = rng.uniform(0, 1000, (4000, 2))
-    none = np.zeros((4000, 0), np.float32)
+    none = np.zeros((4000, 0))
     zero = np.zeros(4000, dtype=np.int64)
-    region = module._Region(np.arange(4000), where, zero, zero, none)
+    region = Region(np.arange(4000), where, zero, zero, none, none)
     labels = (where @ [0.6, 0.8] > 700).astype(np.int64)
     # The line 0.6 x + 0.8 y = 700 crosses the square from (1000, 125) to (0, 875).
     assert module._lengths(region, labels, 2)[0, 1] == pytest.approx(1250, rel=0.08)

@@ -81,7 +81,7 @@ def embed(run: Positional[Path], *, data: str | None = None, controls: bool = Tr
 
 def score(
     run: Positional[Path],
-    task: Positional[Literal["areas", "domains", "search"]] = "areas",
+    task: Positional[Literal["areas", "domains", "novelty", "search"]] = "areas",
     *,
     target: str | None = None,
     by: Literal["brain", "section", "block"] | None = None,
@@ -97,9 +97,9 @@ def score(
     Args:
         run: A run folder with a feature table.
         task: areas: can areas be read out of unseen tissue? domains: which regions form?
-            search: do similar features mean the same place?
-        target: For areas, a label column (area if not given); for domains, one to compare with. An atlas also: ccf,
-            ccf-divisions, ccf-layers for tables in CCFv3.
+            novelty: are there borders inside known regions? search: do similar features mean the same place?
+        target: For areas and novelty, a label column (area if not given); for domains, one to compare with. An atlas
+            also: ccf, ccf-divisions, ccf-layers for tables in CCFv3.
         by: Unit held out whole; defaults to the recipe's split.
         fold: Fold that is tested; defaults to the fold the encoder never saw, or all folds.
         buffer_mm: Training rows nearer than this to a test row are dropped.
@@ -123,7 +123,7 @@ def map(run: Positional[Path], target: Positional[str] = "area", *, out: Path | 
 
     Args:
         run: A run folder with a score of this target.
-        target: The target that was scored; or domains, or domain_<k>.
+        target: The target that was scored; or domains, domain_<k>, novelty.
         out: Folder for maps and figures; defaults to the run folder.
     """
     from brodmann import results

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 import anndata as ad
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from brodmann import atomic, features, levels, verbs
 from brodmann.errors import Refused, Usage
@@ -21,12 +22,14 @@ from brodmann.run import Run
 from brodmann.samples import stream
 from brodmann.settings import Split
 from brodmann.systems import system
+from brodmann.tasks import _novelty_score
 from brodmann.tasks import areas as areas_task
 from brodmann.tasks import domains as domains_task
+from brodmann.tasks import novelty as novelty_task
 from brodmann.tasks import search as search_task
 from brodmann.tasks._score import Score, file_name
 
-Task = Literal["areas", "domains", "search"]
+Task = Literal["areas", "domains", "novelty", "search"]
 _ATLAS_LEVELS = {"ccf": "areas", "ccf-divisions": "divisions", "ccf-layers": "layers"}
 
 
@@ -48,15 +51,16 @@ def score(
 
     Parameters
     ----------
-    task : {"areas", "domains", "search"}
+    task : {"areas", "domains", "novelty", "search"}
         ``areas``: can areas be read out of tissue never seen? ``domains``: which regions form, and do they agree with
         the target? (Of the features; below 20,000 rows of their surroundings, by a consensus without the network: the
-        score's ``scored`` says which.) ``search``: do similar features mean the same place?
+        score's ``scored`` says which.) ``novelty``: are there borders inside the regions of the target that it does not
+        draw? ``search``: do similar features mean the same place?
     run : Run, path or AnnData
         A run with a feature table (the score is kept in its ``scores/``), or a table.
     target : str, optional
-        For ``areas``: a label column (by default ``area``); or ``ccf``, ``ccf-divisions``, ``ccf-layers`` for tables in
-        CCFv3.
+        For ``areas`` and ``novelty``: a label column (by default ``area``); or ``ccf``, ``ccf-divisions``,
+        ``ccf-layers`` for tables in CCFv3.
     by : {"brain", "section", "block"}, optional
         Unit that is held out whole; by default that of the recipe.
     fold : int, optional
@@ -84,38 +88,52 @@ def score(
     Usage
         For a setting that the question does not use, or a target that is neither a column nor an atlas.
     """
-    if task == "search":
-        _unused(task, target=target, probe=probe, atlas=atlas, fewer_labels=fewer_labels or None, k=k or None)
-    elif task == "domains":
-        asked = {"by": by, "fold": fold, "buffer_mm": buffer_mm or None, "probe": probe, "against": against or None}
-        _unused(task, **asked, fewer_labels=fewer_labels or None)
-        return _domains(run, target, k, atlas=atlas)
-    else:
-        _unused(task, k=k or None)
+    read_out = {"probe": probe, "fewer_labels": fewer_labels or None}
+    held_out = {"by": by, "fold": fold, "buffer_mm": buffer_mm or None, "against": against or None}
+    idle: dict[Task, dict[str, Any]] = {
+        "areas": {"k": k or None},
+        "domains": {**held_out, **read_out},
+        "novelty": {**held_out, **read_out, "k": k or None},
+        "search": {"target": target, "atlas": atlas, **read_out, "k": k or None},
+    }
+    _unused(task, **idle[task])
     if isinstance(run, str | Path):
         run = verbs.load(run)
     if isinstance(run, Run):
         atomic.admits(run.path / "scores", "the score")
     table = verbs.table(run) if isinstance(run, Run) else run
-    split = _split(table, by, fold, buffer_mm)
-    rivals = {_name(rival): verbs.table(rival) for rival in against}
-    if len(rivals) < len(against):
-        raise Usage(
-            "runs to compare with should have folders of different names.",
-            found=", ".join(_name(rival) for rival in against),
-        )
-    if task == "search":
-        found = search_task.retrieval(table, split, extra_tables=rivals)
-    else:
+    if task in {"areas", "novelty"}:
         target = target or "area"
+    if target is not None:
         label(table, target, atlas=atlas)
-        found = areas_task.areas(
-            table, target, split, probe=probe or "linear", extra_tables=rivals, fewer_labels=fewer_labels
-        )
+    formed: domains_task.Domains | None = None
+    if task == "domains":
+        formed = domains_task.domains(table, list(k) or None, target=target, say=Say())
+        found = formed.score
+    elif task == "novelty":
+        measured, names = _measured(run, table)
+        new = novelty_task.novelty(table, str(target), expression=measured, names=names, say=Say())
+        found = _novelty_score.score(table, str(target), new)
+    else:
+        split = _split(table, by, fold, buffer_mm)
+        rivals = {_name(rival): verbs.table(rival) for rival in against}
+        if len(rivals) < len(against):
+            raise Usage(
+                "runs to compare with should have folders of different names.",
+                found=", ".join(_name(rival) for rival in against),
+            )
+        if task == "search":
+            found = search_task.retrieval(table, split, extra_tables=rivals)
+        else:
+            found = areas_task.areas(
+                table, str(target), split, probe=probe or "linear", extra_tables=rivals, fewer_labels=fewer_labels
+            )
     if isinstance(run, Run):
         with run.lock():
             run.forget(f"scores/{file_name(found.task, found.target)}")
             found.save(run.path)
+            if formed is not None:
+                levels.write(run, formed, table)
             run.seal()
     return found
 
@@ -123,6 +141,7 @@ def score(
 _QUESTIONS = {
     "areas": "areas are read out of held-out tissue: their number is that of the labels.",
     "domains": "domains are found without labels, in all tissue: nothing is held out or read out.",
+    "novelty": "novelty looks for borders inside known regions: nothing is held out or read out.",
     "search": "search compares features and places: it takes no labels and no read-out.",
 }
 
@@ -138,23 +157,19 @@ def _unused(task: Task, **given: Any) -> None:
         )
 
 
-def _domains(run: Any, target: str | None, k: Sequence[int], *, atlas: str | Path | None) -> Score:
-    """Find domains in a table, and keep them with the run that it came from."""
-    if isinstance(run, str | Path):
-        run = verbs.load(run)
+def _measured(run: Any, table: ad.AnnData) -> tuple[Callable[[NDArray[np.int64]], NDArray[Any]] | None, Sequence[str]]:
+    """Genes of the rows of a table, where its run still has their data; else their types, or nothing."""
     if isinstance(run, Run):
-        atomic.admits(run.path / "scores", "the score")
-    table = verbs.table(run) if isinstance(run, Run) else cast("ad.AnnData", run)
-    if target is not None:
-        label(table, target, atlas=atlas)
-    found = domains_task.domains(table, list(k) or None, target=target, say=Say())
-    if isinstance(run, Run):
-        with run.lock():
-            run.forget(f"scores/{file_name('domains', found.score.target)}")
-            found.score.save(run.path)
-            levels.write(run, found, table)
-            run.seal()
-    return found.score
+        recipe, _ = verbs.trained(run)
+        data = str(cast("Mapping[str, Any]", table.uns["brodmann"]).get("data") or "") or verbs.data_of(run)
+        samples = system(run.system).samples(verbs.open_source(recipe, data), recipe, part="all")
+        if len(genes := getattr(samples, "genes", ())):
+            return samples.dense, genes
+    obs = cast("pd.DataFrame", table.obs)
+    if "type" not in obs:
+        return None, ()
+    codes, names = pd.factorize(obs["type"].astype("object"), sort=True)
+    return lambda rows: codes[rows][:, None] == np.arange(len(names)), [str(name) for name in names]
 
 
 def _name(rival: Run | str | Path) -> str:
@@ -223,7 +238,7 @@ def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None =
     run : Run or path
         With ``scores/areas-<target>.json``.
     target : str
-        The target that was scored; or ``domains``, or ``domain_<k>`` for one of their levels.
+        The target that was scored; ``domains``, or ``domain_<k>`` for one of their levels; or ``novelty``.
     out : path, optional
         Folder for ``maps/<task>-<target>/``, ``figures/<task>-<target>/`` and ``report.html``, which shows this map
         first and earlier ones after it; by default the run folder.
@@ -296,10 +311,12 @@ def _scored(run: Run, target: str) -> tuple[Score, dict[str, str] | None]:
         return replace(
             found, target=str(column.name), classes=tuple(palette), predicted=column, truth=column[:0]
         ), palette
-    for task in ("areas", "domains"):
+    for task in ("areas", "domains", "novelty"):
         path = run.path / "scores" / file_name(task, target)
         if path.is_file():
             return Score.load(path), None
+    if target == "novelty" and (files := [*(run.path / "scores").glob("novelty-*.json")]):
+        return Score.load(max(files, key=lambda file: file.stat().st_mtime)), None
     scored = [Score.load(file) for file in sorted((run.path / "scores").glob("*.json"))]
     shown = [f"'{one.target}'" for one in scored if len(one.predicted)]
     raise Refused(

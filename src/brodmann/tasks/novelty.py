@@ -1,41 +1,45 @@
 """Novelty: borders inside known regions that an atlas does not draw, with what differs across them.
 
-A clustering splits anything, uniform tissue too, and genes chosen to split cells then differ by construction. So the
-whole procedure is repeated on tissue whose cells were dealt out anew within each region and section: a border counts
-when it tells more about single cells than the borders found there.
+A clustering splits anything, uniform tissue and slow gradients too, and what was chosen to split cells then differs by
+construction. So a border is drawn by one half of the rows and judged by the other (`_borders`), and it counts when
+they change by a step there, and when both halves draw it in the same place.
 
 n rows, p components, G genes or types.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, issparse
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import QhullError, Voronoi
 from scipy.special import ndtr
-from scipy.stats import rankdata
+from scipy.stats import norm, rankdata
 
 from brodmann.errors import Refused, Usage
+from brodmann.progress import Say
 from brodmann.samples import stream
-from brodmann.tasks import _rows, _stability, _surroundings, donors
-from brodmann.tasks._cluster import kmeans
-from brodmann.tasks._consensus import centred
+from brodmann.tasks import _borders, _rows, _surroundings
+from brodmann.tasks._borders import Border, Cut, Region
+from brodmann.tasks._inputs import take
 
 Codes = NDArray[np.int64]
 
-DRAWS = 99
-_MOST_ROWS = 10_000
-_PARTS = (2, 3, 4)
+AGREE = 0.4
+"""Adjusted Rand index of the parts drawn from both halves, below which they are not the same parts.
+
+In the planted brains' cells (no planted border / a planted one that was found): at most .36 / at least .47.
+"""
+_MOST_ROWS = 100_000
+_PARTS = (3, 4)
 _JAGGED = np.pi / 4
 _EFFECTS = 8
+_COMPARED = 5000
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,35 +49,43 @@ class Novelty:
     Parameters
     ----------
     regions : DataFrame
-        A row per known region: ``n``, ``parts`` (sub-domains it is best split into), ``explained`` (share of single
-        cells' variance), ``null`` (95th percentile of the same where cells were dealt out anew), ``p``, ``q``
-        (Benjamini and Hochberg 1995), ``stability``, ``new``.
+        A row per known region: ``n``; the best border through it, with its ``step`` (how much single rows change at it
+        beyond the slopes on both sides, in standard deviations along the direction in which the sides differ) and its
+        ``error``, missing where no two large parts can be drawn; ``p``; ``q`` (Benjamini and Hochberg 1995);
+        ``agreement`` of what both halves of the rows draw (adjusted Rand index); ``new``, which is whether both admit
+        it; and ``parts``, 1 where nothing is new.
     borders : DataFrame
         A row per border inside a region that is ``new``: the two sub-domains, their sizes, ``length_mm`` over all
-        sections, ``contiguous`` (share of their rows in the largest piece of each section), ``animals`` in which it
-        was found, and ``differs``: the strongest genes or types, with the area under the curve.
+        sections, ``contiguous`` (share of their rows in the largest piece of each section), ``step``, ``error``,
+        ``animals`` that show it by themselves at a level of 0.05, ``of`` those with enough rows, and ``differs``: the
+        strongest genes or types, with the area under the curve.
     labels : Series
-        Sub-domain of each row, ``region/1`` ...; the region itself where nothing is new.
+        Sub-domain of each row that took part, ``region/1`` ...; the region itself where nothing is new.
+    dealt : int
+        Regions that are called new when the rows of each are dealt out anew within its sections: all of them false.
     """
 
     regions: pd.DataFrame
     borders: pd.DataFrame
     labels: pd.Series
+    dealt: int
 
 
 def novelty(
     table: AnnData,
     known: str,
     *,
-    domain: str | None = None,
-    expression: NDArray[Any] | csr_matrix | None = None,
+    expression: Callable[[Codes], NDArray[Any]] | None = None,
     names: Sequence[str] = (),
     least: int = 100,
     level: float = 0.05,
-    draws: int = DRAWS,
     seed: int = 0,
+    say: Say | None = None,
 ) -> Novelty:
     """Look for borders inside known regions.
+
+    Each region is cut in two; where that border is new, three and four parts are tried as long as every border between
+    them holds too.
 
     Parameters
     ----------
@@ -81,168 +93,148 @@ def novelty(
         With ``obsm["baseline_own"]``, what is known of each row by itself (not of its surroundings).
     known : str
         A column of regions.
-    domain : str, optional
-        A column of domains found elsewhere, such as `Domains.frame` gives: its borders are judged. By default each
-        region is split anew into two to four, by its cells' surroundings.
-    expression : ndarray or csr_matrix (n, G), optional
-        Genes or types of each row, to say what differs.
+    expression : callable, optional
+        Gives genes or types, (m, G), for sorted rows (m,): to say what differs.
     names : sequence of str
-        Names of its columns.
+        Names of their columns.
     least : int
-        Rows of a sub-domain, and half of those of a region.
+        Rows of a sub-domain and of each of its pieces, and half of those of a region. Smaller pieces are not drawn:
+        vessels and the like are not domains.
     level : float
-        False discovery rate over regions, and over genes.
-    draws : int
-        Repetitions on tissue that was dealt out anew; at most 10,000 rows of whole sections of a region take part.
+        False discovery rate over regions, and over genes; level of each border beyond a region's first.
     seed : int
+    say : Say, optional
+        Told how far it is.
 
     Returns
     -------
     Novelty
+        Of a region at most some 100,000 rows take part, in whole sections of each animal in turn.
 
     Raises
     ------
     Usage
-        No such column, or as many names as there are not columns.
+        No such column.
     Refused
         The table does not hold rows' own values.
     """
     obs = _rows.places(table)
-    for column in (known, *((domain,) if domain else ())):
-        if column not in obs:
-            raise Usage(f"'{column}' should be a column of the table.", found=f"{', '.join(obs.columns)}.")
+    if known not in obs:
+        raise Usage(f"'{known}' should be a column of the table.", found=f"{', '.join(obs.columns)}.")
     stored = cast("Any", table.obsm)
     if "baseline_own" not in stored:
         raise Refused(
             "novelty needs what each row shows by itself.", found="no baseline_own.", do="embed with controls."
         )
-    if expression is not None and len(names) != cast("Any", expression).shape[1]:
-        raise Usage("every column of the expression should have a name.", found=f"{len(names)} names.")
-    where, section = _surroundings.positions(table), _surroundings.sections(table)
-    brain = _rows.brains(table).astype(str)
-    region = np.where(obs[known].isna(), "", obs[known].astype(str)).astype(str)
-    given = None if domain is None else pd.factorize(obs[domain].astype("object"), sort=True)[0].astype(np.int64)
-    every = np.asarray(stored["baseline_own"])
-    labels, found, splits = region.astype(object), list[dict[str, Any]](), dict[str, _Split]()
-    for number, name in enumerate(sorted(set(region.tolist()) - {""})):
-        rows = _whole_sections(np.flatnonzero(region == name), section, stream(seed, "region", number))
-        if len(rows) < 2 * least:
-            continue
-        own = every[rows].astype(np.float32)
-        tissue = _Region(rows, where[rows], section[rows], brain[rows], own)
-        split = _judge(tissue, None if given is None else given[rows], least, draws, seed)
-        if split is not None:
-            found.append({"region": name, "n": len(rows), **split.row})
-            splits[name] = split
-    columns = ["region", "n", "parts", "explained", "null", "p", "stability"]
-    regions = cast("Any", pd).DataFrame(found, columns=columns).set_index("region")
-    regions["q"] = _discovery(regions["p"].to_numpy(dtype=np.float64))
-    regions["new"] = regions["q"] <= level
-    borders: list[dict[str, Any]] = []
-    for name in regions.index[regions["new"]]:
-        split = splits[str(name)]
-        labels[split.tissue.rows] = [f"{name}/{part + 1}" if part >= 0 else name for part in split.labels]
-        shown = None if expression is None else expression[split.tissue.rows]
-        borders += _borders(str(name), split, shown, names, least, level, seed)
-    frame = cast("Any", pd).DataFrame(
-        borders, columns=["region", "a", "b", "n_a", "n_b", "length_mm", "contiguous", "animals", "of", "differs"]
+    tissue = _Tissue.of(table, known)
+    chosen = [tissue.rows(number, seed) for number in range(len(tissue.names))]
+    chosen = [rows for rows in chosen if len(rows) >= 2 * least]
+    read = np.unique(np.concatenate(chosen)) if chosen else np.empty(0, dtype=np.int64)
+    own = take(stored["baseline_own"], read)
+    cuts: dict[str, tuple[Region, Cut | None]] = {}
+    dealt: dict[str, tuple[Region, Cut | None]] = {}
+    with (say or Say(quiet=True)).progress("regions", 0, len(chosen)) as progress:
+        for rows in chosen:
+            region = tissue.region(rows, own[np.searchsorted(read, rows)])
+            order = _dealt(region.section, stream(seed, "dealt", int(rows[0])))
+            for kept, one in ((cuts, region), (dealt, replace(region, own=region.own[order]))):
+                kept[tissue.names[tissue.known[rows[0]]]] = one, _borders.cut(one, 2, least=least, seed=seed)
+            progress.advance()
+    regions = _judged(cuts, level)
+    labels, borders = tissue.column(), list[dict[str, Any]]()
+    for name in regions.index:
+        region, found = cuts[str(name)]
+        if found is not None and regions.loc[name, "new"]:
+            found = _finer(region, found, least, level, seed)
+            regions.loc[name, "parts"] = int(found.labels.max()) + 1
+            labels[region.rows] = [f"{name}/{part + 1}" for part in found.labels]
+            borders += _described(str(name), region, found, expression, names, level, seed)
+    columns = ["region", "a", "b", "n_a", "n_b", "length_mm", "contiguous", "step", "error", "animals", "of", "differs"]
+    return Novelty(
+        regions,
+        cast("Any", pd).DataFrame(borders, columns=columns),
+        pd.Series(labels[read], index=pd.Index(_rows.ids(table)[read], name="id"), name="novel"),
+        int(_judged(dealt, level)["new"].sum()),
     )
-    return Novelty(regions, frame, pd.Series(labels, index=pd.Index(_rows.ids(table), name="id"), name="novel"))
 
 
 @dataclass(frozen=True, eq=False)
-class _Region:
-    """Rows of one known region."""
+class _Tissue:
+    """Where all rows of a table lie: places (N, 2) um; numbers of section, animal and known region, -1 where none."""
 
-    rows: Codes
     where: NDArray[np.float64]
     section: Codes
-    brain: NDArray[Any]
-    own: NDArray[np.float32]
+    animal: Codes
+    known: Codes
+    names: tuple[str, ...]
+    sections: dict[int, Codes]
+
+    @classmethod
+    def of(cls, table: AnnData, known: str) -> _Tissue:
+        obs = _rows.places(table)
+        section = _surroundings.sections(table)
+        sections = {int(section[rows[0]]): rows for rows in _surroundings.each(section)}
+        where = _surroundings.positions(table)
+        flat = np.empty((len(where), 2))
+        for rows in sections.values():
+            flat[rows] = _surroundings.plane(where[rows])
+        codes, names = pd.factorize(obs[known].astype("object"), sort=True)
+        animal = _rows.numbers(obs["subject"])[0]
+        return cls(flat, section, animal, codes.astype(np.int64), tuple(str(name) for name in names), sections)
+
+    def rows(self, number: int, seed: int) -> Codes:
+        """Rows of a region: all, or those of whole random sections of each animal in turn, some 100,000."""
+        rows = np.flatnonzero(self.known == number)
+        if len(rows) <= _MOST_ROWS:
+            return rows
+        rng, turns = stream(seed, "region", number), list[tuple[int, Codes]]()
+        for mine in _surroundings.each(self.animal[rows]):
+            parts = list(_surroundings.each(self.section[rows[mine]]))
+            turns += [(turn, rows[mine[parts[int(part)]]]) for turn, part in enumerate(rng.permutation(len(parts)))]
+        kept, count = list[Codes](), 0
+        for _, part in sorted(turns, key=lambda turn: turn[0]):
+            kept.append(part)
+            count += len(part)
+            if count >= _MOST_ROWS:
+                break
+        return np.sort(np.concatenate(kept))
+
+    def region(self, rows: Codes, own: NDArray[np.floating[Any]]) -> Region:
+        """What is needed to cut it."""
+        section = self.section[rows]
+        around = [self.sections[int(name)] for name in np.unique(section)]
+        beside = _borders.beside(self.where, self.known, rows, around)
+        return Region(rows, self.where[rows], section, self.animal[rows], own.astype(np.float64), beside)
+
+    def column(self) -> NDArray[np.object_]:
+        """Name of the known region of every row, None where it has none."""
+        return np.array([*self.names, None], dtype=object)[self.known]
 
 
-@dataclass(frozen=True, eq=False)
-class _Split:
-    """A region's best split, and the table row that judges it."""
-
-    tissue: _Region
-    labels: Codes
-    around: NDArray[np.float32]
-    row: dict[str, Any]
-
-
-def _judge(tissue: _Region, given: Codes | None, least: int, draws: int, seed: int) -> _Split | None:
-    """The split that stands out most from those of dealt-out tissue; None if no split leaves two large parts."""
-    kernels = _surroundings.kernels(tissue.where, tissue.section)
-    # Levels of whole sections are staining, not borders.
-    own = centred(tissue.own, tissue.section)
-    around = _surroundings.means(own, kernels)
-
-    def cut(x: NDArray[np.float32], parts: int) -> Codes:
-        return kmeans(x, parts, seed=seed, n_init=3).labels.astype(np.int64)
-
-    if given is None:
-        tried = {parts: cut(around, parts) for parts in _PARTS}
-    else:
-        kept = _large(given, least)
-        tried = {int(kept.max()) + 1: kept} if kept.max() > 0 else {}
-    tried = {parts: labels for parts, labels in tried.items() if np.bincount(labels[labels >= 0]).min() >= least}
-    if not tried:
-        return None
-    value = {parts: _explained(own, labels) for parts, labels in tried.items()}
-    null = {parts: np.empty(draws) for parts in tried}
-    for draw in range(draws):
-        order = _dealt(tissue.section, stream(seed, "dealt", draw, len(own)))
-        again = _surroundings.means(own[order], kernels)
-        for parts in tried:
-            null[parts][draw] = _explained(own[order], cut(again, parts))
-    # Each number of parts is measured in its own null; the best of all is compared with the best of each draw.
-    scores = np.stack([_standard(np.append(null[parts], value[parts])) for parts in tried])
-    most = scores.max(axis=0)
-    best = list(tried)[int(scores[:, -1].argmax())]
-    p = _chance(most[:-1], float(most[-1]))
-    steady = _stability.stability(around, [best], seed=seed).mean[0] if best >= 2 else float("nan")
-    row = {
-        "parts": best,
-        "explained": value[best],
-        "null": float(np.percentile(null[best], 95)),
-        "p": p,
-        "stability": steady,
-    }
-    return _Split(tissue, tried[best], around, row)
+def _judged(cuts: dict[str, tuple[Region, Cut | None]], level: float) -> pd.DataFrame:
+    """A row per region; one of which no two large parts can be drawn has a p of 1."""
+    found: list[dict[str, Any]] = []
+    for region, cut in cuts.values():
+        row: dict[str, Any] = {"n": len(region.rows), "parts": 1, "p": 1.0}
+        if cut is not None and cut.borders:
+            border = cut.borders[0, 1]
+            row |= {"step": border.step, "error": border.error, "p": border.p, "agreement": cut.agreement}
+        found.append(row)
+    columns = ["n", "parts", "step", "error", "p", "agreement"]
+    regions = cast("Any", pd).DataFrame(found, columns=columns, index=pd.Index(list(cuts), name="region"))
+    regions["q"] = _discovery(regions["p"].to_numpy(dtype=np.float64))
+    regions["new"] = (regions["q"] <= level) & (regions["agreement"] >= AGREE)
+    return regions
 
 
-def _standard(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values about the mean of all but the last, in their standard deviations."""
-    return (values - values[:-1].mean()) / (values[:-1].std() + 1e-9)
-
-
-def _chance(null: NDArray[np.float64], value: float) -> float:
-    """Share of draws that reach a value; beyond all of them, the tail of a Gumbel fit (as in Winkler et al. 2016).
-
-    The fit is for maxima, and its tail is heavier than the normal: many regions are tested with few draws.
-    """
-    share = (1 + int((null >= value).sum())) / (1 + len(null))
-    if share > 1 / (1 + len(null)):
-        return share
-    scale = max(float(null.std()) * np.sqrt(6) / np.pi, 1e-9)
-    return min(share, float(-np.expm1(-np.exp(-(value - null.mean()) / scale - np.euler_gamma))))
-
-
-def _large(given: Codes, least: int) -> Codes:
-    """Domains with enough rows, numbered anew; -1 elsewhere."""
-    names, count = np.unique(given[given >= 0], return_counts=True)
-    number = {int(name): i for i, name in enumerate(names[count >= least])}
-    return np.array([number.get(int(name), -1) for name in given], dtype=np.int64)
-
-
-def _explained(own: NDArray[np.float32], labels: Codes) -> float:
-    """Share of the variance of single rows that lies between parts."""
-    some = labels >= 0
-    x, codes = own[some].astype(np.float64), labels[some]
-    middle = donors.centres(x, codes, int(codes.max()) + 1)
-    within = ((x - middle[codes]) ** 2).sum()
-    return 1 - float(within / max(((x - x.mean(axis=0)) ** 2).sum(), 1e-12))
+def _finer(region: Region, found: Cut, least: int, level: float, seed: int) -> Cut:
+    """More parts, as long as each of their borders is a step and both halves draw them."""
+    for parts in _PARTS:
+        tried = _borders.cut(region, parts, least=least, seed=seed)
+        if tried is None or tried.agreement < AGREE or any(border.p > level for border in tried.borders.values()):
+            return found
+        found = tried
+    return found
 
 
 def _dealt(section: Codes, rng: np.random.Generator) -> Codes:
@@ -251,19 +243,6 @@ def _dealt(section: Codes, rng: np.random.Generator) -> Codes:
     for rows in _surroundings.each(section):
         order[rows] = rng.permutation(rows)
     return order
-
-
-def _whole_sections(rows: Codes, section: Codes, rng: np.random.Generator) -> Codes:
-    """Rows of whole random sections, some 10,000 at most."""
-    if len(rows) <= _MOST_ROWS:
-        return rows
-    kept: list[Codes] = []
-    order = rng.permutation(np.unique(section[rows]))
-    for name in order.tolist():
-        kept.append(rows[section[rows] == name])
-        if sum(map(len, kept)) >= _MOST_ROWS:
-            break
-    return np.sort(np.concatenate(kept))
 
 
 def _discovery(p: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -277,67 +256,49 @@ def _discovery(p: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
-def _borders(
-    region: str,
-    split: _Split,
-    expression: Any,
-    names: Sequence[str],
-    least: int,
-    level: float,
-    seed: int,
+def _described(
+    name: str, region: Region, found: Cut, expression: Any, names: Sequence[str], level: float, seed: int
 ) -> list[dict[str, Any]]:
     """Every two sub-domains that touch."""
-    tissue, labels = split.tissue, split.labels
+    labels = found.labels
     parts = int(labels.max()) + 1
-    length = _lengths(tissue, labels, parts)
-    whole = _contiguous(tissue, labels, parts)
-    seen = {who: _found_alone(split, tissue.brain == who, parts, least, seed) for who in np.unique(tissue.brain)}
-    result: list[dict[str, Any]] = []
-    for a in range(parts):
-        for b in range(a + 1, parts):
-            if length[a, b] <= 0:
-                continue
-            result.append(
-                {
-                    "region": region,
-                    "a": f"{region}/{a + 1}",
-                    "b": f"{region}/{b + 1}",
-                    "n_a": int((labels == a).sum()),
-                    "n_b": int((labels == b).sum()),
-                    "length_mm": length[a, b] / 1000,
-                    "contiguous": float(min(whole[a], whole[b])),
-                    "animals": sum(bool(alone[a] and alone[b]) for alone in seen.values()),
-                    "of": len(seen),
-                    "differs": _differs(expression, labels == a, labels == b, names, level),
-                }
-            )
-    return result
+    length, whole = _lengths(region, labels, parts), _contiguous(region, labels, parts)
+    return [
+        {
+            "region": name,
+            "a": f"{name}/{a + 1}",
+            "b": f"{name}/{b + 1}",
+            "n_a": int((labels == a).sum()),
+            "n_b": int((labels == b).sum()),
+            "length_mm": length[a, b] / 1000,
+            "contiguous": float(min(whole[a], whole[b])),
+            "step": border.step,
+            "error": border.error,
+            "animals": _shown(border, level),
+            "of": int(np.isfinite(border.animals).sum()),
+            "differs": ""
+            if expression is None
+            else _differs(expression, [region.rows[labels == side] for side in (a, b)], names, level, seed),
+        }
+        for (a, b), border in found.borders.items()
+        if length[a, b] > 0
+    ]
 
 
-def _found_alone(split: _Split, mine: NDArray[np.bool_], parts: int, least: int, seed: int) -> NDArray[np.bool_]:
-    """Which sub-domains an animal shows when clustered without the others: (parts,) bool."""
-    x, joint = split.around[mine], split.labels[mine]
-    found = np.zeros(parts, dtype=bool)
-    if len(x) < parts * least // 2:
-        return found
-    alone = kmeans(x, parts, seed=seed, n_init=3).labels.astype(np.int64)
-    pairs = donors.match(donors.centres(x, joint, parts), donors.centres(x, alone, parts))
-    for a, b, _ in pairs:
-        both, either = ((joint == a) & (alone == b)).sum(), ((joint == a) | (alone == b)).sum()
-        # Half of the union: the same piece of tissue, found twice.
-        found[a] = (joint == a).sum() >= least // 2 and both >= 0.5 * either
-    return found
+def _shown(border: Border, level: float) -> int:
+    """Animals in which the step stands out by itself."""
+    return int((border.animals[np.isfinite(border.animals)] > norm.isf(level)).sum())
 
 
-def _lengths(tissue: _Region, labels: Codes, parts: int) -> NDArray[np.float64]:
+def _lengths(region: Region, labels: Codes, parts: int) -> NDArray[np.float64]:
     """Length of the borders between parts over all sections, um: (parts, parts).
 
     Sides of the Voronoi cells of rows of different parts, no side longer than two spacings, times pi / 4: the mean
     excess of a path along the sides of a random mesh over a straight line.
     """
     total = np.zeros((parts, parts))
-    for rows in _surroundings.each(tissue.section):
-        plane = _plane(tissue.where[rows])
+    for rows in _surroundings.each(region.section):
+        plane = region.where[rows]
         try:
             mesh = Voronoi(plane)
         except (QhullError, ValueError):
@@ -351,41 +312,32 @@ def _lengths(tissue: _Region, labels: Codes, parts: int) -> NDArray[np.float64]:
     return total * _JAGGED
 
 
-def _plane(where: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The two axes along which a section lies."""
-    return where[:, np.sort(np.argsort(-where.var(axis=0), kind="stable")[:2])]
-
-
-def _contiguous(tissue: _Region, labels: Codes, parts: int) -> NDArray[np.float64]:
+def _contiguous(region: Region, labels: Codes, parts: int) -> NDArray[np.float64]:
     """Share of each part's rows that lie in its largest connected piece of their section: (parts,)."""
-    near = _surroundings.neighbours(tissue.where, tissue.section, 6)
-    n = len(labels)
-    i, j = np.repeat(np.arange(n), near.shape[1]), near.ravel()
-    linked = (j >= 0) & (labels[i] == labels[j])
-    graph = csr_matrix((np.ones(int(linked.sum())), (i[linked], j[linked])), shape=(n, n))
-    piece = np.asarray(cast("Any", connected_components)(graph, directed=False)[1])
+    near = _surroundings.neighbours(region.where, region.section, 6)
+    beside = near.ravel() >= 0
+    piece = _borders.pieces(labels, np.repeat(np.arange(len(labels)), near.shape[1])[beside], near.ravel()[beside])
     result = np.zeros(parts)
     for part in range(parts):
         rows = np.flatnonzero(labels == part)
-        largest = sum(int(np.bincount(piece[rows[some]]).max()) for some in _surroundings.each(tissue.section[rows]))
+        largest = sum(int(np.bincount(piece[rows[some]]).max()) for some in _surroundings.each(region.section[rows]))
         result[part] = largest / max(len(rows), 1)
     return result
 
 
-def _differs(expression: Any, a: NDArray[np.bool_], b: NDArray[np.bool_], names: Sequence[str], level: float) -> str:
+def _differs(
+    expression: Callable[[Codes], NDArray[Any]], sides: Sequence[Codes], names: Sequence[str], level: float, seed: int
+) -> str:
     """The strongest genes or types across a border: ``name 0.81`` is the chance that a row of b shows more than of a.
 
-    Mann and Whitney's test with ties, false discovery rate over genes.
+    Mann and Whitney's test with ties on at most 5,000 random rows of each side, false discovery rate over genes.
     """
-    if expression is None:
-        return ""
-    rows = np.flatnonzero(a | b)
-    x = expression[rows]
-    x = np.asarray(x.toarray() if issparse(x) else x, dtype=np.float64)
-    second = b[rows]
-    m, n = int((~second).sum()), int(second.sum())
+    rng = stream(seed, "compared", *(int(side[0]) for side in sides))
+    some = [np.sort(rng.permutation(side)[:_COMPARED]) for side in sides]
+    x = np.concatenate([np.asarray(expression(side), dtype=np.float64) for side in some])
+    m, n = map(len, some)
     rank = rankdata(x, axis=0)
-    area = (rank[second].sum(axis=0) - n * (n + 1) / 2) / (m * n)
+    area = (rank[m:].sum(axis=0) - n * (n + 1) / 2) / (m * n)
     ties = np.array([(t**3 - t).sum() for t in (np.unique(column, return_counts=True)[1] for column in x.T)])
     variance = m * n / 12 * ((m + n + 1) - ties / max((m + n) * (m + n - 1), 1))
     z = (area - 0.5) * m * n / np.sqrt(np.maximum(variance, 1e-12))
