@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy.stats import mannwhitneyu
 
+from brodmann import results, verbs
 from brodmann.errors import Refused, Usage
 from brodmann.tasks import donors
 from brodmann.tasks import novelty as module
@@ -224,3 +225,39 @@ def test_domains_are_matched_and_counted_between_animals():
     pairs = donors.match(made, made[order] + 0.01)
     assert [(a, b) for a, b, _ in pairs] == [(i, order.index(i)) for i in range(5)]
     assert all(strength > 0.99 for *_, strength in pairs)
+
+
+def test_the_score_names_regions_and_borders_and_comes_back():
+    table = brain(cells=1500)
+    table.obs["type"] = np.where(np.asarray(table.X)[:, 0] > 0, "high", "low")
+    score = results.score("novelty", table, "region")
+    assert (score.value, score.baselines["dealt out"].value) == (0.5, 0.0)
+    assert score.remarks[0] == "1 of 2 regions have a new border: right"
+    step = score.more["right/1 | right/2"]
+    assert step.low > 0
+    assert "2/2 animals" in step.note
+    assert "high 0." in step.note
+    again = Score.from_json(score.to_json())
+    assert again.to_json() == score.to_json()
+    assert set(again.predicted) == {"right/1", "right/2"}
+    assert len(again.truth) == 0
+    with pytest.raises(Usage, match="nothing is held out"):
+        results.score("novelty", table, "region", by="section")
+
+
+def test_genes_of_a_run_are_those_of_its_rows(tmp_path):
+    changes = {"encoder.width": 32, "samples.tile_cells": 256, "fit.steps": 2, "fit.batch": 2}
+    data = "phantom:brains=2,sections_per_brain=2,cells=4000,genes=60"
+    recipe = verbs.recipe("cells-tiny", changes)
+    run = verbs.fit(recipe, data, tmp_path / "run", quiet=True)
+    table = verbs.embed(run, quiet=True)
+    measured, names = results._measured(run, table)
+    source = verbs.open_source(recipe, data)
+    rows = np.array([3, 70, 1500])
+    at = np.array([source.ids().index(name) for name in table.obs["id"].to_numpy()[rows]])
+    assert (measured(rows) == source.dense(at)).all()
+    assert tuple(names) == tuple(source.panel.genes)
+    assert results.score("novelty", run, "layer").n_groups > 3
+    assert (tmp_path / "run" / "scores" / "novelty-layer.json").is_file()
+    with pytest.raises(Refused, match="nothing to paint"):
+        results.map(run, "novelty", quiet=True)

@@ -256,6 +256,8 @@ def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None =
     home = Path(out).absolute() if out else run.path
     atomic.admits(home, "the map")
     found, palette = _scored(run, target)
+    if not len(found.predicted):
+        raise Refused(f"a map of '{target}' needs rows with a label.", found=f"nothing to paint: {found}")
     table = verbs.table(run)
     label_from(table, found)
     near, among = _neighbours(table, found)

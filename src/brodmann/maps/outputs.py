@@ -138,18 +138,24 @@ def _earlier(out: Path, name: str) -> list[tuple[str, str, Path]]:
     ]
 
 
+_PREDICTED = ("held-out sections", "Predicted {}", "the area predicted from features alone", "predicted", "truth")
+_WORDS = {
+    "domains": ("all sections", "Domains ({})", "the domain found by {}", "domains", "labels"),
+    "novelty": ("all sections", "New borders inside {}", "parts of a region on either side", "parts", ""),
+}
+"""By task: which sections are drawn, title of the sheet, what colour means, title of a map and of its labels."""
+
+
 def _sections(
     out: Path, table: AnnData, held: Sequence[Picture], key: Key, score: Any, say: Say, home: str
 ) -> list[tuple[str, str, str]]:
     """Contact sheet of sections with predictions, some of them one by one, and label images of each."""
     judged = len(score.truth) > 0
-    found = score.task == "domains"
-    which = "all sections" if found else "held-out sections"
-    what = f"domain found by {score.probe}" if found else "area predicted from features alone"
-    caption = f"{score.split}. Colour: the {what}, nearest sample within reach."
-    title = f"Domains ({score.target}), {which}" if found else f"Predicted {score.target}, {which}"
+    which, title, what, pane, true = _WORDS.get(score.task, _PREDICTED)
+    caption = f"{score.split}. Colour: {what.format(score.probe)}, nearest sample within reach."
+    title = f"{title.format(score.target)}, {which}"
     beside = "Predicted beside the truth; errors are outlined."
-    if found:
+    if score.task == "domains":
         beside = "Domains, named by the labels they overlap most, beside the labels; differences are outlined."
     beside = beside if judged else "Nearest sample within reach."
     names, truth = column(table, "predicted"), column(table, "truth") if judged else None
@@ -174,7 +180,7 @@ def _sections(
                 file = f"{_plain(picture.id)}.png"
                 section.paint(
                     table, names, picture, out=out / file, truth=truth, key=key,
-                    title="domains" if found else "predicted", truth_title="labels" if found else "truth",
+                    title=pane, truth_title=true,
                 )  # fmt: skip
                 shown.append((picture.id, beside, file))
             progress.advance(picture.id)

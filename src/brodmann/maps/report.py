@@ -156,6 +156,10 @@ def _question(head: Shown) -> str:
         form = "do the features form" if head.scored == "features" else f"form without the features, by {head.whose}"
         also = "do they come back" if head.metric == "stability" else "do they agree with the labels"
         return f"Which regions {form}, and {also}?"
+    if head.task == "novelty":
+        return (
+            f"Are there borders inside the regions of '{head.target}' that it does not draw, and do single rows agree?"
+        )
     of = f" ({head.target})" if head.target else ""
     return f"Can {head.task}{of} be read from {head.whose}, on tissue that was held out, better than by simpler means?"
 
@@ -178,7 +182,7 @@ def _scores(shown: Sequence[Shown]) -> str:
                 [name, digits(item.value, 3), item.interval(3), gained.strip(), *([item.note] if notes else [])]
             )
         words = ", ".join(part for part in (f"n = {score.n}" if score.n else "", score.split, score.probe) if part)
-        source = "Clustered" if score.task == "domains" else "Read from"
+        source = {"domains": "Clustered", "novelty": "Judged by"}.get(score.task, "Read from")
         minus = f"{score.whose.removeprefix('the ')} minus this"
         head = [source, score.metric, "95 % interval", minus, *(["note"] if notes else [])]
         rows[0] += [""] if notes else []
@@ -189,7 +193,12 @@ def _scores(shown: Sequence[Shown]) -> str:
                 [name, digits(item.value, 3), item.interval(3), *([item.note] if said else [])]
                 for name, item in score.more.items()
             ]
-            columns = ["Other numbers of the same predictions", "value", "95 % interval", *(["note"] if said else [])]
+            columns = [
+                "Step at each border" if score.task == "novelty" else "Other numbers of the same predictions",
+                "value",
+                "95 % interval",
+                *(["note"] if said else []),
+            ]
             parts.append(table(columns, also))
         if score.per_class:
             measures = list(next(iter(score.per_class.values())))

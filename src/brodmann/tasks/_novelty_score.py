@@ -16,23 +16,24 @@ _NAMED = 3
 
 
 def score(table: AnnData, known: str, found: Novelty) -> Score:
-    """Count of regions with a new border; each border's step with its interval among the further measures."""
+    """Share of regions with a new border; each border's step with its interval among the further measures."""
     about = _rows.about(table)
     new = found.regions.index[found.regions["new"]]
     borders = cast("list[dict[str, Any]]", found.borders.sort_values("step", ascending=False).to_dict("records"))
     shown = {f"{one['a']} | {one['b']}": _step(one) for one in borders}
     parted = cast("pd.Series", found.labels[found.labels.isin({*found.borders["a"], *found.borders["b"]})])
+    regions = max(len(found.regions), 1)
     remarks = (
+        f"{len(new)} of {len(found.regions)} regions have a new border" + (f": {', '.join(new)}" if len(new) else ""),
         f"new: a step that single {_word(about)} show (false discovery rate over regions at most 0.05), drawn "
         "in the same place by both halves of them",
-        *([] if len(new) else ["no region has a border that its rows admit; weak ones need more cells"]),
     )
     return Score(
-        task="novelty", target=known, metric="regions with a new border", value=float(len(new)),
+        task="novelty", target=known, metric="share of regions with a new border", value=len(new) / regions,
         interval=(float("nan"), float("nan")), n=len(found.labels), n_groups=len(found.regions), cluster="regions",
         what=_word(about), scored="single rows", split="borders drawn by one half of the rows, judged by the other",
-        baselines={"dealt out": Estimate(found.dealt, note="the same search, rows dealt out anew: all false")},
-        gains={"dealt out": Estimate(float(len(new) - found.dealt))}, more=shown,
+        baselines={"dealt out": Estimate(found.dealt / regions, note="the same, rows dealt out anew: all false")},
+        gains={"dealt out": Estimate((len(new) - found.dealt) / regions)}, more=shown,
         classes=tuple(sorted(set(parted))), predicted=parted, truth=parted.head(0),
         recipe_hash=str(about.get("recipe_hash", "")), data_fingerprint=str(about.get("data_fingerprint", "")),
         remarks=remarks,

@@ -257,6 +257,8 @@ def _encode(values: pd.Series, classes: tuple[str, ...]) -> NDArray[Any]:
 
 
 def _decode(values: list[Any], ids: pd.Index, classes: tuple[str, ...], name: str) -> pd.Series:
+    # what was found without labels has predictions, and no truth
+    ids = ids if values else ids[:0]
     if classes:
         return pd.Series([classes[i] for i in values], index=ids, dtype=object, name=name)
     array: NDArray[np.float64] = np.array([math.nan if v is None else v for v in values], dtype=np.float64)
