@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from brodmann import compute
 from brodmann.cells import cache, model, objective
 from brodmann.cells.panel import Panel
 from brodmann.cells.recipe import Cells, Counts, Neighbourhood, Recipe, Tile
@@ -280,6 +281,7 @@ def main() -> None:
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(given.threads)
+    compute.keep_memory()  # as `fit` and `embed` do; for the public code too
     with tempfile.TemporaryDirectory() as folder:
         source = tissue(Path(folder) / "cells", SECTION, np.random.default_rng(0))
         compared = side_by_side(given, source)

@@ -99,9 +99,7 @@ def borders(table: ad.AnnData) -> None:
     if UNIFORM in judged.index:
         uniform = judged.loc[UNIFORM]
         print(f"uniform region '{UNIFORM}': {'CALLED NEW' if uniform['new'] else 'no border'} (p {uniform['p']:.3f}).")
-    print(
-        "\n| region | planted | n | parts | step, SD | p | q | halves agree | new | ARI with planted domains |"
-    )
+    print("\n| region | planted | n | parts | step, SD | p | q | halves agree | new | ARI with planted domains |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name, row in judged.sort_values(["new", "p"], ascending=[False, True]).iterrows():
         numbers = f"{row['step']:.3f} +- {row['error']:.3f} | {row['p']:.1e} | {row['q']:.1e} | {row['agreement']:.2f}"

@@ -9,7 +9,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
 from brodmann import train, verbs
-from brodmann.cells import animals, components, encoder, objective
+from brodmann.cells import animals, attention, components, encoder, objective
 from brodmann.cells import blocks as block
 from brodmann.cells.model import build, rebuild
 from brodmann.cells.panel import Panel
@@ -65,33 +65,80 @@ def described(model, samples, start=0, stop=None):
 # --------------------------------------------------------------------------------------------------------- attention
 
 
-def test_block_attention_is_attention_over_neighbours():
+def slowly(query, key_value, table, near, rows):
+    """Attention written down: cell after cell, each beside itself at distance zero."""
+    heads, found = table.shape[1], []
+    width = query.shape[1] // heads
+    for place, i in enumerate(rows):
+        seen = slice(near.indptr[i], near.indptr[i + 1])
+        others = [i, *near.index[seen].tolist()]
+        far = [0, *(1 + np.minimum((near.distance_um[seen] * np.float32(32 / 80)).astype(int), 31)).tolist()]
+        k, v = key_value[others].view(-1, 2, heads, width).unbind(1)
+        score = torch.einsum("hw,jhw->jh", query[place].view(heads, width), k) + table[far]
+        found.append(torch.einsum("jh,jhw->hw", score.softmax(0), v).flatten())
+    return torch.stack(found)
+
+
+def scattered(n, dtype, heads=2, width=4):
     rng = np.random.default_rng(0)
-    n, heads, width = 150, 2, 4
     xy = rng.uniform(0, 300, (n, 2))
     near = graph(xy[morton(xy)], radius_um=80, limit=6)
-    made = block.blocks(near.indptr, near.index, near.distance_um, radius_um=80, neighbours=6)
-    keys, bins, edge = (torch.from_numpy(array) for array in made)
-    assert len(edge) == len(near.index) + n + (-n % block.QUERIES)
-    query = torch.randn(n, heads * width, dtype=torch.float64, requires_grad=True)
-    key_value = torch.randn(n, 2 * heads * width, dtype=torch.float64, requires_grad=True)
-    table = torch.randn(block.BINS, heads, dtype=torch.float64, requires_grad=True)
-    leaves = (query, key_value, table)
-    bias = encoder._Bias.apply(table, bins, edge, torch.float64)
-    found = encoder._Attend.apply(query, key_value, bias, keys)
-    slow = []
-    for i in range(n):
-        seen = slice(near.indptr[i], near.indptr[i + 1])
-        rows = [i, *near.index[seen].tolist()]
-        far = [0, *(1 + np.minimum((near.distance_um[seen] * np.float32(32 / 80)).astype(int), 31)).tolist()]
-        k, v = key_value[rows].view(-1, 2, heads, width).unbind(1)
-        score = torch.einsum("hw,jhw->jh", query[i].view(heads, width), k) + table[far]
-        slow.append(torch.einsum("jh,jhw->hw", score.softmax(0), v).flatten())
-    slow = torch.stack(slow)
-    torch.testing.assert_close(found, slow)
+    shapes = (n, heads * width), (n, 2 * heads * width), (block.BINS, heads)
+    return near, [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
+
+
+def same_gradients(found, slow, leaves, tolerance):
+    torch.testing.assert_close(found, slow, rtol=tolerance, atol=tolerance)
     weight = torch.randn_like(found)
     for ours, theirs in zip(*(torch.autograd.grad((y * weight).sum(), leaves) for y in (found, slow)), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+def test_block_attention_is_attention_over_neighbours():
+    near, leaves = scattered(150, torch.float64)
+    made = block.blocks(near.indptr, near.index, near.distance_um, radius_um=80, neighbours=6)
+    keys, bins, edge = (torch.from_numpy(array) for array in made)
+    assert len(edge) == len(near.index) + 150 + (-150 % block.QUERIES)
+    query, key_value, table = leaves
+    bias = encoder._Bias.apply(table, bins, edge, torch.float64)
+    found = encoder._Attend.apply(query, key_value, bias, keys)
+    same_gradients(found, slowly(*leaves, near, range(150)), leaves, 1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("width", [4, 32])
+def test_attention_on_edges_is_attention_over_neighbours(threads, width, monkeypatch):
+    """Of all cells; of some in any order, one of them twice; of none."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    near, leaves = scattered(150, torch.float32, width=width)
+    query, key_value, table = leaves
+    edges = attention.near(near.indptr, near.index, near.distance_um, radius_um=80)
+    edges = attention.Near(*(torch.from_numpy(array) for array in edges))
+    for rows in (torch.arange(150), torch.tensor([7, 140, 3, 3, 90]), torch.zeros(0, dtype=torch.int64)):
+        asked = query[: len(rows)]
+        found = attention.attend(asked, key_value, table, edges, rows)
+        if len(rows):
+            same_gradients(found, slowly(asked, key_value, table, near, rows.tolist()), leaves, 1e-4)
+        assert found.shape == asked.shape
+
+
+def test_a_lone_cell_and_large_scores_are_attended_to():
+    one = attention.near(np.array([0, 0]), np.zeros(0, np.int32), np.zeros(0, np.float32), radius_um=80)
+    one = attention.Near(*(torch.from_numpy(array) for array in one))
+    value = torch.randn(1, 16)
+    found = attention.attend(torch.full((1, 8), 1e4), value, torch.zeros(block.BINS, 2), one, torch.arange(1))
+    torch.testing.assert_close(found, value[:, 8:])
+
+
+def test_devices_and_processors_attend_alike(samples, monkeypatch):
+    """A model gives the same tokens whether its batch holds blocks or edges."""
+    model = build(small(), samples)
+    suited = model.suit(samples)
+    by_edges = model.describe(suited.read(np.arange(300)))
+    monkeypatch.setattr("brodmann.compute.device", lambda: torch.device("meta"))
+    batch = suited.read(np.arange(300))
+    assert "keys" in batch
+    np.testing.assert_allclose(model.describe(batch), by_edges, rtol=1e-4, atol=1e-4)
 
 
 def test_crowded_blocks_lose_the_farthest_neighbours_only():
@@ -119,13 +166,13 @@ def test_a_hidden_cell_is_predicted_without_its_own_counts(samples):
     described = model._described(batch, batch["counts"].float()).requires_grad_()
     cell = int(torch.nonzero(batch["hidden"])[5, 0])
     row = torch.tensor([cell])
-    token = model._tokens(batch, described, batch["hidden"], row, model._distances(batch))
+    token = model._tokens(batch, described, batch["hidden"], row, model._around(batch))
     slope = torch.autograd.grad(model._logits(token).square().sum(), described)[0].abs().sum(1)
     assert not slope[batch["hidden"]].any()
     assert slope[~batch["hidden"]].any()
     shown = batch["hidden"].clone()
     shown[cell] = False
-    token = model._tokens(batch, described, shown, row, model._distances(batch))
+    token = model._tokens(batch, described, shown, row, model._around(batch))
     assert torch.autograd.grad(model._logits(token).square().sum(), described)[0][cell].abs().sum() > 0
 
 

@@ -137,6 +137,7 @@ def fit(
         recipe = globals()["recipe"](recipe)
     say, module = Say(quiet=quiet or not compute.lead()), system(name_of(recipe))
     atomic.admits(Path(out).absolute(), "the run")
+    compute.keep_memory()
     with compute.team():
         source = _in_turn(lambda: open_source(recipe, data))
         samples = module.samples(source, recipe, part="train")
@@ -201,6 +202,7 @@ def tabulate(run: Run, data: Any = None, *, controls: bool = True, quiet: bool =
     recipe, model = trained(run)
     module = system(run.system)
     data = data if data is not None else data_of(run)
+    compute.keep_memory()
     with compute.team():
         source = _in_turn(lambda: open_source(recipe, data))
         same_data = source.fingerprint == run.weights()[1].get("source")

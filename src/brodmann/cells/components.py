@@ -189,12 +189,35 @@ def project(counts: Tensor, basis: Components, normal: Normal, present: Tensor |
     return x @ torch.linalg.pinv(axes[:, present].double()).to(x.dtype)
 
 
-def describe(counts: Tensor, basis: Components, present: Tensor | None = None) -> Tensor:
+def describe(
+    counts: Tensor, basis: Components, present: Tensor | None = None, efficiency: Tensor | None = None
+) -> Tensor:
     """What a network is given of cells: standardised components of `residuals`, (n, P), none beyond 10 SD.
+
+    Residuals are linear in the counts, so that one product with the counts is enough: no table of them is made.
 
     Parameters
     ----------
     counts, basis, present
         As for `project`.
+    efficiency : Tensor (G,), optional
+        How well each gene is read in these cells: divided out.
     """
-    return (project(counts, basis, residuals, present) / basis.scale).clamp(-_FAR, _FAR)
+    whole = present is None or bool(present.all())
+    mean, median, expected = basis.mean, basis.median, basis.median * basis.profile
+    if whole:
+        back = basis.axes.T
+    else:
+        counts, mean, expected = counts[:, present], mean[present], expected[present]
+        median = median * basis.profile[present].sum()
+        efficiency = None if efficiency is None else efficiency[present]
+        # float64: the fewer genes, the nearer to singular
+        back = torch.linalg.pinv(basis.axes[:, present].double()).to(counts.dtype)
+    even = torch.ones_like(expected) if efficiency is None else 1 / efficiency
+    per_spread = back / torch.sqrt(expected + _RARE)[:, None]
+    product = counts @ torch.cat([even[:, None] * per_spread, even[:, None]], 1)
+    library = product[:, -1:]
+    weight = (library / (_POOR * median)).clamp(max=1)
+    found = weight * (median / library.clamp_min(1)) * product[:, :-1] - weight * (expected @ per_spread) - mean @ back
+    # cells without counts lie at the mean, not at zero expression
+    return torch.where(library > 0, found / basis.scale, 0.0).clamp(-_FAR, _FAR)

@@ -7,12 +7,15 @@ b blocks, Q cells of a block, K keys of a block.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from brodmann.cells.attention import Near, attend
 from brodmann.cells.blocks import BINS, NOBODY, QUERIES
 from brodmann.errors import Usage
 
@@ -85,6 +88,42 @@ class _Attend(torch.autograd.Function):
         return of_query, of_keys, of_bias, None
 
 
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """Who attends to whom on a device: dense blocks (b, K) of keys, and what distances add to scores (H, b, Q, K)."""
+
+    keys: Tensor
+    bias: Tensor
+
+    def attended(self, query: nn.Linear, key_value: Tensor, seen: Tensor, rows: Tensor | None) -> Tensor:
+        """What ``rows`` (m,) see, or all cells: (m, d). Blocks hold all cells, so all are computed."""
+        asked = query(seen) * _scale(seen, self.bias.shape[0])
+        bias = self.bias.to(asked.dtype)
+        mixed = cast("Tensor", cast("Any", _Attend).apply(asked, key_value, bias, self.keys))
+        return mixed if rows is None else mixed.index_select(0, rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Edges:
+    """The same on processors: a graph of neighbours, and what their distances add to scores (BINS, H)."""
+
+    graph: Near
+    table: Tensor
+
+    def attended(self, query: nn.Linear, key_value: Tensor, seen: Tensor, rows: Tensor | None) -> Tensor:
+        """What ``rows`` (m,) see, or all cells: (m, d)."""
+        held = len(self.graph.start) - 1
+        asked = query(seen if rows is None else seen.index_select(0, rows)) * _scale(seen, self.table.shape[1])
+        some = torch.arange(held) if rows is None else rows
+        found = attend(asked[: len(some)].float(), key_value.float(), self.table.float(), self.graph, some)
+        # cells beyond the last are there for the size of products
+        return F.pad(found, (0, 0, 0, len(asked) - len(some)))
+
+
+def _scale(x: Tensor, heads: int) -> float:
+    return (x.shape[1] // heads) ** -0.5
+
+
 def _parts(keys: Tensor) -> list[slice]:
     """Blocks that are computed together: few on a processor with caches, all on a device with threads to fill."""
     step = _TOGETHER if keys.device.type == "cpu" else max(len(keys), 1)
@@ -131,24 +170,21 @@ class Layer(nn.Module):
             nn.init.normal_(last.weight, std=0.5 / width**0.5)
             nn.init.zeros_(last.bias)
 
-    def forward(self, x: Tensor, keys: Tensor, bias: Tensor, rows: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, around: Blocks | Edges, rows: Tensor | None) -> Tensor:
         """Tokens (n, d), or (m, d) of ``rows`` (m,) only.
 
         Parameters
         ----------
         x : Tensor (n, d)
-        keys : Tensor (b, K) int64
-            Cells that each block can see.
-        bias : Tensor (H, b, Q, K)
-            Added to the scores; minus infinity between strangers.
+        around : Blocks or Edges
+            Who attends to whom, and what distances add to scores.
         rows : Tensor (m,) int64, optional
             Cells whose token is wanted.
         """
         seen = self.norm(x)
-        query = self.query(seen) * (x.shape[1] // self.heads) ** -0.5
-        mixed = cast("Tensor", cast("Any", _Attend).apply(query, self.key_value(seen), bias, keys))
+        mixed = around.attended(self.query, self.key_value(seen), seen, rows)
         if rows is not None:
-            x, mixed = x.index_select(0, rows), mixed.index_select(0, rows)
+            x = x.index_select(0, rows)
         x = x + self.out(mixed)
         return x + self.dense(x)
 
@@ -187,20 +223,23 @@ class TileNetwork(nn.Module):
         self.layers = nn.ModuleList(Layer(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
-    def distances(self, bins: Tensor, edge: Tensor, *, precision: str) -> Tensor:
-        """What distances add to scores, (H, b, Q, K): minus infinity between strangers.
+    def around(self, batch: Mapping[str, Tensor], *, precision: str) -> Blocks | Edges:
+        """Who attends to whom in a batch: `brodmann.cells.blocks.Blocks`, or `brodmann.cells.attention.Near`.
 
         Parameters
         ----------
-        bins, edge : Tensor
-            As in `brodmann.cells.blocks.Blocks`.
+        batch : mapping
+            With ``keys``, ``bins`` and ``edge``, or ``start``, ``neighbour`` and ``far``.
         precision : {"bf16", "fp32"}
         """
+        if "start" in batch:
+            return Edges(Near(batch["start"], batch["neighbour"], batch["far"]), self.bias)
         dtype = torch.bfloat16 if precision == "bf16" else self.bias.dtype
-        return cast("Tensor", cast("Any", _Bias).apply(self.bias, bins, edge, dtype))
+        bias = cast("Any", _Bias).apply(self.bias, batch["bins"], batch["edge"], dtype)
+        return Blocks(batch["keys"], bias)
 
     def forward(
-        self, described: Tensor, hidden: Tensor, rows: Tensor, keys: Tensor, bias: Tensor, types: Tensor | None = None
+        self, described: Tensor, hidden: Tensor, rows: Tensor, around: Blocks | Edges, types: Tensor | None = None
     ) -> Tensor:
         """Tokens (m, d) of ``rows``.
 
@@ -215,10 +254,8 @@ class TileNetwork(nn.Module):
             Cells that enter as the learned token.
         rows : Tensor (m,) int64
             Cells whose token is wanted: the last layer is computed for them alone.
-        keys : Tensor (b, K) int64
-            As in `brodmann.cells.blocks.Blocks`.
-        bias : Tensor (H, b, Q, K)
-            From `distances`.
+        around : Blocks or Edges
+            From `around`.
         types : Tensor (n,) int64, optional
         """
         wanted = len(rows)
@@ -227,10 +264,9 @@ class TileNetwork(nn.Module):
         if self.kind is not None and types is not None:
             x = x + self.kind(filled(types, _CELLS))
         x = torch.where(hidden[:, None], self.hidden.to(x.dtype), x)
-        bias = bias.to(x.dtype)
         last = len(self.layers) - 1
         for number, layer in enumerate(self.layers):
-            x = layer(x, keys, bias, rows if number == last else None)
+            x = layer(x, around, rows if number == last else None)
         return self.norm(x)[:wanted]
 
 

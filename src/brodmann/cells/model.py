@@ -16,7 +16,7 @@ from brodmann import compute
 from brodmann.cells import animals, components, neighbourhood, objective
 from brodmann.cells.animals import Groups
 from brodmann.cells.components import Components
-from brodmann.cells.encoder import TileNetwork, filled
+from brodmann.cells.encoder import Blocks, Edges, TileNetwork, filled
 from brodmann.cells.recipe import Neighbourhood, Recipe, Tile
 from brodmann.cells.samples import PASSES, CellSamples
 from brodmann.contrast import Pairs, spatial_nce
@@ -97,7 +97,7 @@ class TileModel(nn.Module):
         """
         counts, present = batch["counts"].float(), batch["present"]
         rows = torch.nonzero(batch["hidden"])[:, 0]
-        token = self._tokens(batch, self._described(batch, counts), batch["hidden"], rows, self._distances(batch))
+        token = self._tokens(batch, self._described(batch, counts), batch["hidden"], rows, self._around(batch))
         hidden, logits = counts[rows], self._logits(token)
         if "animal" in batch:
             logits = logits + batch["factors"][batch["animal"][rows]]
@@ -127,12 +127,12 @@ class TileModel(nn.Module):
         described, asked = self._described(batch, counts), batch["asked"]
         wanted = torch.zeros(len(counts), dtype=torch.bool, device=counts.device)
         wanted[asked] = True
-        found, bias = counts.new_zeros(len(counts), self.head.in_features), self._distances(batch)
+        found, around = counts.new_zeros(len(counts), self.head.in_features), self._around(batch)
         for number in range(PASSES):
             hidden = batch["pass"] == number
             rows = torch.nonzero(hidden & wanted)[:, 0]
             if len(rows):
-                found[rows] = self._tokens(batch, described, hidden, rows, bias).float()
+                found[rows] = self._tokens(batch, described, hidden, rows, around).float()
         return found[asked]
 
     def suit(self, samples: CellSamples) -> CellSamples:
@@ -171,16 +171,20 @@ class TileModel(nn.Module):
 
     def _described(self, batch: Batch, counts: Tensor) -> Tensor:
         """Standardised components (n, P) of cells, as if all animals had gone through one experiment."""
-        if "animal" in batch:
-            counts = counts * torch.exp(-batch["factors"])[batch["animal"]]
-        return components.describe(counts, self.basis, batch["present"])
+        if "animal" not in batch:
+            return components.describe(counts, self.basis, batch["present"])
+        animal, count = torch.unique_consecutive(batch["animal"], return_counts=True)
+        runs = zip(animal.tolist(), counts.split(count.tolist()), strict=True)
+        factors = batch["factors"].exp()
+        found = [components.describe(run, self.basis, batch["present"], factors[one]) for one, run in runs]
+        return torch.cat([*found, counts.new_zeros(0, len(self.axes))])
 
-    def _distances(self, batch: Batch) -> Tensor:
-        return self.network.distances(batch["bins"], batch["edge"], precision=self.recipe.fit.precision)
+    def _around(self, batch: Batch) -> Blocks | Edges:
+        return self.network.around(batch, precision=self.recipe.fit.precision)
 
-    def _tokens(self, batch: Batch, described: Tensor, hidden: Tensor, rows: Tensor, bias: Tensor) -> Tensor:
+    def _tokens(self, batch: Batch, described: Tensor, hidden: Tensor, rows: Tensor, around: Blocks | Edges) -> Tensor:
         with compute.autocast(described.device, self.recipe.fit.precision):
-            return self.network(described, hidden, rows, batch["keys"], bias, batch.get("type"))
+            return self.network(described, hidden, rows, around, batch.get("type"))
 
     def _logits(self, token: Tensor) -> Tensor:
         """Logits (m, G) float32; only the difference to the mean profile passes through low precision."""

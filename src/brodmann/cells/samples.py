@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from brodmann import splits
+from brodmann import compute, splits
 from brodmann.cells import panel, surroundings
+from brodmann.cells.attention import near
 from brodmann.cells.blocks import blocks
 from brodmann.cells.held import categories, training
 from brodmann.cells.pictures import corners_um
@@ -232,8 +233,8 @@ class CellSamples:
         Returns
         -------
         Batch
-            Of n cells: ``counts`` (n, G) uint16, ``hidden`` (n,) bool, ``present`` (G,) bool; ``keys``, ``bins``,
-            ``edge`` as in `brodmann.cells.blocks.Blocks`; ``index`` (n,) int64 sample rows; ``type`` (n,) int64
+            Of n cells: ``counts`` (n, G) uint16, ``hidden`` (n,) bool, ``present`` (G,) bool; the parts of an
+            `attention.Near`, or for a device of `blocks.Blocks`; ``index`` (n,) int64 sample rows; ``type`` (n,) int64
             where the recipe wants types; ``animal`` (n,) int64 and ``factors`` (A, G) where a model gave some. With a
             contrast: ``anchor`` (a,) int64 hidden cells among the n, as many of each tile; ``itself`` (a,) int64 equal
             for an anchor drawn twice; ``coordinates`` (a, 3) float64 mm; ``frame`` (a,) int64 equal where coordinates
@@ -260,27 +261,25 @@ class CellSamples:
         """Counts and attention blocks of pieces of sections; cells of two pieces never see each other."""
         settings = self.recipe.samples
         cells = np.concatenate([np.zeros(0, np.int64), *pieces])
-        graphs = [
-            neighbours.graph(
-                self.source.xy_um[self.rows[piece]], radius_um=settings.radius_um, limit=settings.neighbours
-            )
-            for piece in pieces
-        ]
+        xy, radius = self.source.xy_um, settings.radius_um
+        graphs = [neighbours.graph(xy[self.rows[p]], radius_um=radius, limit=settings.neighbours) for p in pieces]
         offsets = np.cumsum([0, *(len(piece) for piece in pieces)])
         ends = np.cumsum([0, *(len(graph.index) for graph in graphs)])
         indptr = np.concatenate([[0], *(graph.indptr[1:] + end for graph, end in zip(graphs, ends, strict=False))])
         index = [graph.index + np.int32(offset) for graph, offset in zip(graphs, offsets, strict=False)]
-        dense = blocks(
+        graph = (
             indptr.astype(np.int64),
             np.concatenate([np.zeros(0, np.int32), *index]),
             np.concatenate([np.zeros(0, np.float32), *(graph.distance_um for graph in graphs)]),
-            radius_um=settings.radius_um,
-            neighbours=settings.neighbours,
         )
+        if compute.device().type == "cpu":
+            around = near(*graph, radius_um=radius)._asdict()
+        else:
+            around = blocks(*graph, radius_um=radius, neighbours=settings.neighbours)._asdict()
         batch: Batch = {
             "counts": torch.from_numpy(self.dense(cells)),
             "present": torch.from_numpy(self.present.copy()),
-            **{name: torch.from_numpy(array) for name, array in dense._asdict().items()},
+            **{name: torch.from_numpy(array) for name, array in around.items()},
         }
         if settings.types:
             batch["type"] = torch.from_numpy(self.types(cells))
