@@ -85,7 +85,7 @@ def novelty(
     """Look for borders inside known regions.
 
     Each region is cut in two; where that border is new, three and four parts are tried as long as every border between
-    them holds too.
+    them holds too, and half of the animals show it by themselves.
 
     Parameters
     ----------
@@ -228,10 +228,13 @@ def _judged(cuts: dict[str, tuple[Region, Cut | None]], level: float) -> pd.Data
 
 
 def _finer(region: Region, found: Cut, least: int, level: float, seed: int) -> Cut:
-    """More parts, as long as each of their borders is a step and both halves draw them."""
+    """More parts, as long as both halves draw them, and each border is a step, also in half of the animals alone."""
     for parts in _PARTS:
         tried = _borders.cut(region, parts, least=least, seed=seed)
-        if tried is None or tried.agreement < AGREE or any(border.p > level for border in tried.borders.values()):
+        if tried is None or tried.agreement < AGREE:
+            return found
+        borders = tried.borders.values()
+        if any(one.p > level or 2 * _shown(one, level) < np.isfinite(one.animals).sum() for one in borders):
             return found
         found = tried
     return found
