@@ -156,6 +156,14 @@ def test_crowded_blocks_lose_the_farthest_neighbours_only():
         assert first[cell] in made.keys[row][made.bins[row, slot] != block.NOBODY]
 
 
+def test_a_handful_of_cells_is_embedded_but_not_trained_on(samples):
+    few = tissue(cells=30, sections=2, genes=30)
+    with pytest.raises(Refused, match="100 cells to train on"):
+        CellSamples(few, small(), part="train")
+    model = build(small(), samples)
+    assert described(model, CellSamples(few, small())).shape == (60, 32)
+
+
 # ------------------------------------------------------------------------------------------------- what is not known
 
 

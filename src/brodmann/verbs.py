@@ -148,7 +148,7 @@ def fit(
             if run.has("weights"):
                 say(f"{run.path} is trained already; nothing to do.")
             else:
-                say(f"{len(samples):,} samples of {samples.section_count} sections to train on")
+                say(f"{len(samples):,} samples to train on; sections: {samples.section_count}")
                 model = module.build(recipe, samples)
                 train.fit(model, model.suit(samples), recipe.fit, run, say=say, threads=threads, until=until)
                 if compute.rank() == 0:

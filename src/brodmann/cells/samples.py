@@ -33,6 +33,8 @@ HALO = 3
 """Context of a read, in radii; see `CellSamples.read` for what it leaves out."""
 PASSES = 4
 """A cell belongs to one of so many classes, which are hidden in turn when features are made."""
+FEWEST = 100
+"""Cells from which a network can be trained at all; it is of use from many thousands on."""
 ANCHORS = 64
 """Hidden cells of a tile that take part in the contrast of places."""
 
@@ -95,11 +97,12 @@ class CellSamples:
             self.skipped.append((source.name, f"{few:,} cells have fewer than {least} counts"))
         if part == "train" and recipe.split.fold is not None:
             rows = rows[training(source, rows, recipe.split)]
-        if not len(rows):
+        if len(rows) < (FEWEST if part == "train" else 1):
             raise Refused(
-                f"at least one cell should have {least} counts or more.",
-                found=f"none of {len(source.total_counts):,}.",
-                do="lower samples.least_counts, or look at the data with `brodmann validate`.",
+                f"{f'{FEWEST} cells to train on' if part == 'train' else 'a cell'} should have {least} counts or more.",
+                found=f"{len(rows)} of {len(source.total_counts):,}.",
+                cause='too few cells, or an empty layer; "counts" in cells.json names another.',
+                do="give more, lower samples.least_counts, or look at the data with `brodmann validate`.",
             )
         self.rows: NDArray[np.int64] = rows
         bounds = np.searchsorted(rows, [edge for s in source.sections for edge in (s.rows.start, s.rows.stop)])
