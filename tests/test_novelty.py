@@ -119,7 +119,7 @@ def test_a_gradient_is_no_border_and_hides_none():
     slope(planted, 1.0)
     smooth = novelty(uniform, "region").regions
     # The halves draw the same line across the slope, and yet nothing happens there.
-    assert smooth["agreement"].min() > 0.4
+    assert smooth["agreement"].min() > module.AGREE
     assert not smooth["new"].any()
     assert novelty(planted, "region").regions["new"].to_dict() == {"left": False, "right": True}
 
@@ -133,6 +133,22 @@ def test_what_strays_over_a_known_border_is_neither_drawn_nor_new():
     assert not regions["new"].any()
     # Halves that drew the rim would agree on it.
     assert regions["agreement"].max() < module.AGREE
+
+
+def test_an_animal_without_the_border_is_counted():
+    table, bare = brain(cells=1500, animals=3), brain(cells=1500, animals=3, planted=False)
+    only = (table.obs["subject"] == "A0").to_numpy()[:, None]
+    table.obsm["baseline_own"] = np.where(only, np.asarray(table.X), np.asarray(bare.X))
+    border = novelty(table, "region").borders.iloc[0]
+    assert (border["animals"], border["of"]) == (1, 3)
+
+
+def test_constant_rows_and_rows_on_a_grid_are_searched():
+    table = brain(cells=1500)
+    table.obs[["x_um", "y_um"]] = np.floor(table.obs[["x_um", "y_um"]] / 100) * 100 + 50
+    assert novelty(table, "region").regions.loc["right", "new"]
+    table.obsm["baseline_own"][:] = 1
+    assert not novelty(table, "region").regions["new"].any()
 
 
 def test_a_second_border_is_found_within_a_part():
@@ -151,7 +167,15 @@ def test_wrong_questions_are_refused():
     table = brain(cells=50)
     with pytest.raises(Usage, match="'nowhere'"):
         novelty(table, "nowhere")
-    assert len(novelty(table, "region").regions) == 0
+    with pytest.raises(Refused, match="should have 200 rows"):
+        novelty(table, "region")
+    with pytest.raises(Usage, match="10 rows or more"):
+        novelty(table, "region", least=1)
+    table.obsm["baseline_own"][3, 2] = np.nan
+    with pytest.raises(Refused, match="finite"):
+        novelty(table, "region", least=20)
+    with pytest.raises(Usage, match="regions that are known"):
+        results.score("novelty", table)
     del table.obsm["baseline_own"]
     with pytest.raises(Refused, match="baseline_own"):
         novelty(table, "region")
@@ -261,3 +285,8 @@ def test_genes_of_a_run_are_those_of_its_rows(tmp_path):
     assert (tmp_path / "run" / "scores" / "novelty-layer.json").is_file()
     with pytest.raises(Refused, match="nothing to paint"):
         results.map(run, "novelty", quiet=True)
+    results.score("novelty", run, "class")
+    with pytest.raises(Refused, match="novelty-class, novelty-layer"):
+        results.map(run, "novelty", quiet=True)
+    with pytest.raises(Refused, match="nothing to paint"):
+        results.map(run, "novelty-class", quiet=True)

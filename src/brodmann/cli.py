@@ -98,8 +98,8 @@ def score(
         run: A run folder with a feature table.
         task: areas: can areas be read out of unseen tissue? domains: which regions form?
             novelty: are there borders inside known regions? search: do similar features mean the same place?
-        target: For areas and novelty, a label column (area if not given); for domains, one to compare with. An atlas
-            also: ccf, ccf-divisions, ccf-layers for tables in CCFv3.
+        target: For areas, a label column (area if not given); for novelty, the known regions; for domains, labels to
+            compare with. An atlas also: ccf, ccf-divisions, ccf-layers for tables in CCFv3.
         by: Unit held out whole; defaults to the recipe's split.
         fold: Fold that is tested; defaults to the fold the encoder never saw, or all folds.
         buffer_mm: Training rows nearer than this to a test row are dropped.

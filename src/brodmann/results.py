@@ -59,7 +59,7 @@ def score(
     run : Run, path or AnnData
         A run with a feature table (the score is kept in its ``scores/``), or a table.
     target : str, optional
-        For ``areas`` and ``novelty``: a label column (by default ``area``); or ``ccf``, ``ccf-divisions``,
+        For ``areas``: a label column (by default ``area``), and for ``novelty``; or ``ccf``, ``ccf-divisions``,
         ``ccf-layers`` for tables in CCFv3.
     by : {"brain", "section", "block"}, optional
         Unit that is held out whole; by default that of the recipe.
@@ -102,7 +102,12 @@ def score(
     if isinstance(run, Run):
         atomic.admits(run.path / "scores", "the score")
     table = verbs.table(run) if isinstance(run, Run) else run
-    if task in {"areas", "novelty"}:
+    if task == "novelty" and target is None:
+        raise Usage(
+            "novelty looks inside regions that are known.", found="no target.",
+            do=f"name their column with --target; here there are {', '.join(verbs.targets(table))}.",
+        )  # fmt: skip
+    if task == "areas":
         target = target or "area"
     if target is not None:
         label(table, target, atlas=atlas)
@@ -238,7 +243,8 @@ def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None =
     run : Run or path
         With ``scores/areas-<target>.json``.
     target : str
-        The target that was scored; ``domains``, or ``domain_<k>`` for one of their levels; or ``novelty``.
+        The target that was scored; ``domains``, or ``domain_<k>`` for one of their levels; or ``novelty``, which is
+        ``novelty-<target>`` where several were.
     out : path, optional
         Folder for ``maps/<task>-<target>/``, ``figures/<task>-<target>/`` and ``report.html``, which shows this map
         first and earlier ones after it; by default the run folder.
@@ -317,8 +323,16 @@ def _scored(run: Run, target: str) -> tuple[Score, dict[str, str] | None]:
         path = run.path / "scores" / file_name(task, target)
         if path.is_file():
             return Score.load(path), None
-    if target == "novelty" and (files := [*(run.path / "scores").glob("novelty-*.json")]):
-        return Score.load(max(files, key=lambda file: file.stat().st_mtime)), None
+    new = sorted((run.path / "scores").glob("novelty-*.json"))
+    named = [file for file in new if target in {"novelty", file.stem}]
+    if len(named) == 1:
+        return Score.load(named[0]), None
+    if target == "novelty":
+        raise Refused(
+            "a map of new borders needs one search for them.", found=f"{len(named)} in scores/.",
+            do=f"name one: {', '.join(file.stem for file in named)}." if named
+            else f"run `brodmann score {run.path} novelty --target COLUMN` first.",
+        )  # fmt: skip
     scored = [Score.load(file) for file in sorted((run.path / "scores").glob("*.json"))]
     shown = [f"'{one.target}'" for one in scored if len(one.predicted)]
     raise Refused(

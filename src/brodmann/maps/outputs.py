@@ -152,7 +152,9 @@ def _sections(
     """Contact sheet of sections with predictions, some of them one by one, and label images of each."""
     judged = len(score.truth) > 0
     which, title, what, pane, true = _WORDS.get(score.task, _PREDICTED)
-    caption = f"{score.split}. Colour: {what.format(score.probe)}, nearest sample within reach."
+    caption = (
+        f"{score.split[:1].upper()}{score.split[1:]}. Colour: {what.format(score.probe)}, nearest sample within reach."
+    )
     title = f"{title.format(score.target)}, {which}"
     beside = "Predicted beside the truth; errors are outlined."
     if score.task == "domains":

@@ -99,7 +99,7 @@ class Border:
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """A region in parts: labels (n,), drawn from all rows; the borders; agreement of what both halves draw."""
+    """A region in parts: labels (n,), drawn from all rows; the borders; agreement of what the two halves draw."""
 
     labels: Codes
     borders: dict[tuple[int, int], Border]
@@ -147,7 +147,9 @@ def cut(region: Region, parts: int, *, least: int, seed: int) -> Cut | None:
     The rows are dealt into two halves. Each half in turn draws borders from its rows' surroundings, and the rows of the
     other half, of which the border knows nothing, say whether they differ across it. In uniform tissue they do not,
     however well the border looks. A slope is no border either: what counts is the step at the border when the change
-    with the distance from it, on either side, is allowed for, and so is the nearness of other regions.
+    with the distance from it, on either side, is allowed for, and so is the nearness of other regions. Slopes are
+    straight lines up to `REACH` spacings: a change from one level to another that is complete well within them is a
+    border however gentle, and so is the rim of patches that lie elsewhere in each animal.
 
     Parameters
     ----------
@@ -161,7 +163,7 @@ def cut(region: Region, parts: int, *, least: int, seed: int) -> Cut | None:
         return None
     half = stream(seed, "halves", len(labels)).permutation(len(labels)) % 2
     said: list[dict[tuple[int, int], _Verdict]] = []
-    agreement: list[float] = []
+    both: list[Codes] = []
     for side in (0, 1):
         draw, judge = (region.part(np.flatnonzero((half == side) == wanted)) for wanted in (True, False))
         drawn = _drawn(draw, parts, least // 2, seed)
@@ -171,10 +173,12 @@ def cut(region: Region, parts: int, *, least: int, seed: int) -> Cut | None:
         name[found] = kept
         drawn = name[drawn]
         around = _nearest(draw, judge)
-        agreement.append(_agreement.ari(labels[half != side], drawn[around]))
+        every = np.empty_like(labels)
+        every[half == side], every[half != side] = drawn, drawn[around]
+        both.append(every)
         said.append(_verdicts(draw, drawn, judge, drawn[around], parts, least))
     borders = {pair: _together(said[0][pair], said[1][pair]) for pair in said[0] if pair in said[1]}
-    return Cut(labels, borders, float(np.mean(agreement)))
+    return Cut(labels, borders, _agreement.ari(*both))
 
 
 def _plain(region: Region) -> tuple[Array, Array]:
@@ -182,7 +186,7 @@ def _plain(region: Region) -> tuple[Array, Array]:
     own = without(region.beside, region.own, region.section)
     value, axes = np.linalg.eigh(own.T @ own / len(own))
     # a direction without variance is left alone
-    white = axes / np.sqrt(np.maximum(value, 1e-3 * value.mean()))
+    white = axes / np.sqrt(np.maximum(value, 1e-3 * value.mean() + _TINY))
     return own @ white, white
 
 

@@ -16,25 +16,32 @@ _NAMED = 3
 
 
 def score(table: AnnData, known: str, found: Novelty) -> Score:
-    """Share of regions with a new border; each border's step with its interval among the further measures."""
+    """Share of regions with a new border; each border's step, and that of regions where none is new, beside it."""
     about = _rows.about(table)
     new = found.regions.index[found.regions["new"]]
-    borders = cast("list[dict[str, Any]]", found.borders.sort_values("step", ascending=False).to_dict("records"))
+    borders = cast("list[dict[str, Any]]", found.borders.to_dict("records"))
     shown = {f"{one['a']} | {one['b']}": _step(one) for one in borders}
+    old = cast("pd.DataFrame", found.regions[~found.regions["new"]]).sort_values("p")
+    for name, row in zip(old.index, cast("list[dict[str, Any]]", old.to_dict("records")), strict=True):
+        note = f"not new: p {row['p']:.2g}, q {row['q']:.2g}, halves agree {row['agreement']:.2f}; n {row['n']:,}"
+        shown[str(name)] = _within(row["step"], row["error"], note)
     parted = cast("pd.Series", found.labels[found.labels.isin({*found.borders["a"], *found.borders["b"]})])
-    regions = max(len(found.regions), 1)
+    regions = len(found.regions)
     remarks = (
-        f"{len(new)} of {len(found.regions)} regions have a new border" + (f": {', '.join(new)}" if len(new) else ""),
-        f"new: a step that single {_word(about)} show (false discovery rate over regions at most 0.05), drawn "
-        "in the same place by both halves of them",
+        f"{len(new)} of {regions} regions have a new border" + (f": {', '.join(map(str, new))}" if len(new) else ""),
+        f"new: a step that single {_word(about)} show (false discovery rate over regions at most 0.05), drawn in the "
+        "same place by both halves of them; a change from one level to another within about a millimetre is one too",
+        "of a border: the step, in SD of single rows along the direction in which its sides differ; rows on either "
+        "side, length, animals that show it alone of those with the region, genes or types by the chance that a row of "
+        "the second side shows more",
+        *([f"too few rows to be cut: {', '.join(found.small)}"] if found.small else []),
     )
     return Score(
         task="novelty", target=known, metric="share of regions with a new border", value=len(new) / regions,
-        interval=(float("nan"), float("nan")), n=len(found.labels), n_groups=len(found.regions), cluster="regions",
+        interval=(float("nan"), float("nan")), n=len(found.labels), n_groups=regions, cluster="regions",
         what=_word(about), scored="single rows", split="borders drawn by one half of the rows, judged by the other",
-        baselines={"dealt out": Estimate(found.dealt / regions, note="the same, rows dealt out anew: all false")},
-        gains={"dealt out": Estimate((len(new) - found.dealt) / regions)}, more=shown,
-        classes=tuple(sorted(set(parted))), predicted=parted, truth=parted.head(0),
+        baselines={"dealt out": Estimate(found.dealt / regions, note="the same, rows dealt out anew: chance alone")},
+        more=shown, classes=tuple(sorted(set(parted))), predicted=parted, truth=parted.head(0),
         recipe_hash=str(about.get("recipe_hash", "")), data_fingerprint=str(about.get("data_fingerprint", "")),
         remarks=remarks,
     )  # fmt: skip
@@ -45,10 +52,12 @@ def _word(about: Any) -> str:
 
 
 def _step(border: dict[str, Any]) -> Estimate:
-    """Step at a border, SD, with its interval; rows, length, animals that show it alone, what differs most."""
-    step, away = border["step"], _WITHIN * border["error"]
-    sizes = f"SD; {border['n_a']:,} + {border['n_b']:,}; {border['length_mm']:.1f} mm"
+    """Step at a border with rows, length, animals and what differs most."""
+    sizes = f"{border['n_a']:,} + {border['n_b']:,}; {border['length_mm']:.1f} mm"
     strongest = border["differs"].split(", ")[:_NAMED]
-    return Estimate(
-        step, step - away, step + away, f"{sizes}; {border['animals']}/{border['of']} animals; {', '.join(strongest)}"
-    )
+    note = f"{sizes}; {border['animals']}/{border['of']} animals; {', '.join(strongest)}"
+    return _within(border["step"], border["error"], note)
+
+
+def _within(step: float, error: float, note: str) -> Estimate:
+    return Estimate(step, step - _WITHIN * error, step + _WITHIN * error, note)

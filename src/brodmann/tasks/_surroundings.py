@@ -161,11 +161,14 @@ def plane(where: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def spacing(where: NDArray[np.float64]) -> float:
-    """Median distance to the sixth neighbour (fewer in a tiny section); 1 where rows coincide."""
+    """Median distance to the sixth neighbour (fewer in a tiny section); between places where rows coincide; else 1."""
     if len(where) < 2:
         return 1.0
     rank = cast("Any", [min(7, len(where))])
-    return float(np.median(KDTree(where).query(where, k=rank)[0])) or 1.0
+    found = float(np.median(KDTree(where).query(where, k=rank)[0]))
+    if found > 0 or len(places := np.unique(where, axis=0)) == len(where):
+        return found or 1.0
+    return spacing(places)
 
 
 def blocks(where: NDArray[np.float64], section: NDArray[np.int64]) -> NDArray[np.int64]:
