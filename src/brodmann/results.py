@@ -162,12 +162,18 @@ def _unused(task: Task, **given: Any) -> None:
         )
 
 
+def _opened(run: Run, table: ad.AnnData) -> tuple[Any, Any]:
+    """Recipe of a run, and the data that its table describes."""
+    recipe, _ = verbs.trained(run)
+    about = cast("Mapping[str, Any]", table.uns["brodmann"])
+    return recipe, verbs.open_source(recipe, str(about.get("data") or "") or verbs.data_of(run))
+
+
 def _measured(run: Any, table: ad.AnnData) -> tuple[Callable[[NDArray[np.int64]], NDArray[Any]] | None, Sequence[str]]:
     """Genes of the rows of a table, where its run still has their data; else their types, or nothing."""
     if isinstance(run, Run):
-        recipe, _ = verbs.trained(run)
-        data = str(cast("Mapping[str, Any]", table.uns["brodmann"]).get("data") or "") or verbs.data_of(run)
-        samples = system(run.system).samples(verbs.open_source(recipe, data), recipe, part="all")
+        recipe, source = _opened(run, table)
+        samples = system(run.system).samples(source, recipe, part="all")
         if len(genes := getattr(samples, "genes", ())):
             return samples.dense, genes
     obs = cast("pd.DataFrame", table.obs)
@@ -267,9 +273,7 @@ def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None =
     table = verbs.table(run)
     label_from(table, found)
     near, among = _neighbours(table, found)
-    recipe, _ = verbs.trained(run)
-    about = cast("Mapping[str, Any]", table.uns["brodmann"])
-    source = verbs.open_source(recipe, str(about.get("data") or "") or verbs.data_of(run))
+    recipe, source = _opened(run, table)
     module = system(run.system)
     field_mm, crop = module.window(source, recipe)
     places = cast("pd.DataFrame", table.obs)

@@ -174,19 +174,21 @@ def project(counts: Tensor, basis: Components, normal: Normal, present: Tensor |
     -------
     Tensor (n, P)
     """
-    mean, axes, median, expected = basis.mean, basis.axes, basis.median, basis.median * basis.profile
-    whole = present is None or bool(present.all())
-    if not whole:
-        counts, mean, expected = counts[:, present], mean[present], expected[present]
-        median = median * basis.profile[present].sum()
+    counts, mean, expected, median, back = _measured(counts, basis, present)
     library = counts.sum(1, keepdim=True)
     x = normal(counts, library, median, expected) - mean
     # cells without counts lie at the mean, not at zero expression
-    x = torch.where(library > 0, x, 0.0)
-    if whole:
-        return x @ axes.T
+    return torch.where(library > 0, x, 0.0) @ back
+
+
+def _measured(counts: Tensor, basis: Components, present: Tensor | None) -> tuple[Tensor, ...]:
+    """Measured columns of the counts, their means, what is expected of them, the library, the way to components."""
+    mean, median, expected = basis.mean, basis.median, basis.median * basis.profile
+    if present is None or bool(present.all()):
+        return counts, mean, expected, median, basis.axes.T
     # float64: the fewer genes, the nearer to singular
-    return x @ torch.linalg.pinv(axes[:, present].double()).to(x.dtype)
+    back = torch.linalg.pinv(basis.axes[:, present].double()).to(counts.dtype)
+    return counts[:, present], mean[present], expected[present], median * basis.profile[present].sum(), back
 
 
 def describe(
@@ -203,17 +205,11 @@ def describe(
     efficiency : Tensor (G,), optional
         How well each gene is read in these cells: divided out.
     """
-    whole = present is None or bool(present.all())
-    mean, median, expected = basis.mean, basis.median, basis.median * basis.profile
-    if whole:
-        back = basis.axes.T
+    counts, mean, expected, median, back = _measured(counts, basis, present)
+    if efficiency is None:
+        even = torch.ones_like(expected)
     else:
-        counts, mean, expected = counts[:, present], mean[present], expected[present]
-        median = median * basis.profile[present].sum()
-        efficiency = None if efficiency is None else efficiency[present]
-        # float64: the fewer genes, the nearer to singular
-        back = torch.linalg.pinv(basis.axes[:, present].double()).to(counts.dtype)
-    even = torch.ones_like(expected) if efficiency is None else 1 / efficiency
+        even = 1 / (efficiency if present is None else efficiency[present])
     per_spread = back / torch.sqrt(expected + _RARE)[:, None]
     product = counts @ torch.cat([even[:, None] * per_spread, even[:, None]], 1)
     library = product[:, -1:]

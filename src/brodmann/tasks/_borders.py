@@ -158,7 +158,7 @@ def cut(region: Region, parts: int, *, least: int, seed: int) -> Cut | None:
     least : int
     seed : int
     """
-    labels = _drawn(region, parts, least, seed)
+    labels = _drawn(region, _plain(region)[0], parts, least, seed)
     if np.bincount(labels, minlength=parts).min() < least:
         return None
     half = stream(seed, "halves", len(labels)).permutation(len(labels)) % 2
@@ -166,7 +166,8 @@ def cut(region: Region, parts: int, *, least: int, seed: int) -> Cut | None:
     both: list[Codes] = []
     for side in (0, 1):
         draw, judge = (region.part(np.flatnonzero((half == side) == wanted)) for wanted in (True, False))
-        drawn = _drawn(draw, parts, least // 2, seed)
+        own, white = _plain(draw)
+        drawn = _drawn(draw, own, parts, least // 2, seed)
         table = _agreement.contingency(labels[half == side], drawn)
         kept, found = linear_sum_assignment(-table)
         name = np.full(max(parts, table.shape[1]), -1)
@@ -176,7 +177,8 @@ def cut(region: Region, parts: int, *, least: int, seed: int) -> Cut | None:
         every = np.empty_like(labels)
         every[half == side], every[half != side] = drawn, drawn[around]
         both.append(every)
-        said.append(_verdicts(draw, drawn, judge, drawn[around], parts, least))
+        value = judge.own @ white
+        said.append(_verdicts(draw, own, drawn, judge, value, drawn[around], parts, least))
     borders = {pair: _together(said[0][pair], said[1][pair]) for pair in said[0] if pair in said[1]}
     return Cut(labels, borders, _agreement.ari(*both))
 
@@ -190,13 +192,12 @@ def _plain(region: Region) -> tuple[Array, Array]:
     return own @ white, white
 
 
-def _drawn(region: Region, parts: int, least: int, seed: int) -> Codes:
-    """Parts of a region by its rows' surroundings: (n,).
+def _drawn(region: Region, own: Array, parts: int, least: int, seed: int) -> Codes:
+    """Parts of a region by its rows' surroundings, (n,), from their `_plain` values.
 
     Directions are those in which rows resemble their surroundings most (the product of a row's values and the mean
     around it, as in Dray et al. 2008, J Veg Sci 19); pieces too small to judge go to what is around them.
     """
-    own, _ = _plain(region)
     mean = _around(region, own)
     along = own.T @ mean
     directions = np.linalg.eigh(along + along.T)[1][:, ::-1][:, :_DIRECTIONS]
@@ -216,8 +217,7 @@ def _around(region: Region, values: Array) -> Array:
 def _tidy(region: Region, labels: Codes, parts: int, least: int) -> Codes:
     """Pieces of fewer than ``least`` rows take the label of most of their neighbours, from their rims inwards."""
     labels = labels.copy()
-    near = _surroundings.neighbours(region.where, region.section, 6)
-    i, j = np.repeat(np.arange(len(labels)), near.shape[1])[near.ravel() >= 0], near[near >= 0]
+    i, j = pairs(region)
     while True:
         piece = pieces(labels, i, j)
         small = np.bincount(piece)[piece] < least
@@ -228,6 +228,13 @@ def _tidy(region: Region, labels: Codes, parts: int, least: int) -> Codes:
         if not changed.any():
             return labels
         labels[changed] = votes[changed].argmax(axis=1)
+
+
+def pairs(region: Region) -> tuple[Codes, Codes]:
+    """Rows and their six nearest of the same section, pair by pair: (pairs,) each."""
+    near = _surroundings.neighbours(region.where, region.section, 6)
+    there = near >= 0
+    return np.nonzero(there)[0], near[there].astype(np.int64)
 
 
 def pieces(labels: Codes, i: NDArray[Any], j: NDArray[Any]) -> Codes:
@@ -259,11 +266,9 @@ class _Verdict:
 
 
 def _verdicts(
-    draw: Region, drawn: Codes, judge: Region, labels: Codes, parts: int, least: int
+    draw: Region, own: Array, drawn: Codes, judge: Region, value: Array, labels: Codes, parts: int, least: int
 ) -> dict[tuple[int, int], _Verdict]:
-    """What the judges say of every two parts that touch."""
-    own, white = _plain(draw)
-    value = judge.own @ white
+    """What the judges say of every two parts that touch: values of those who drew, and of those who judge, alike."""
     result: dict[tuple[int, int], _Verdict] = {}
     for a in range(parts):
         for b in range(a + 1, parts):

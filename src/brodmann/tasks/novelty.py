@@ -341,9 +341,7 @@ def _lengths(region: Region, labels: Codes, parts: int) -> NDArray[np.float64]:
 
 def _contiguous(region: Region, labels: Codes, parts: int) -> NDArray[np.float64]:
     """Share of each part's rows that lie in its largest connected piece of their section: (parts,)."""
-    near = _surroundings.neighbours(region.where, region.section, 6)
-    beside = near.ravel() >= 0
-    piece = _borders.pieces(labels, np.repeat(np.arange(len(labels)), near.shape[1])[beside], near.ravel()[beside])
+    piece = _borders.pieces(labels, *_borders.pairs(region))
     result = np.zeros(parts)
     for part in range(parts):
         rows = np.flatnonzero(labels == part)
