@@ -13,9 +13,9 @@ from brodmann.cells import animals, attention, components, encoder, objective
 from brodmann.cells import blocks as block
 from brodmann.cells.model import build, rebuild
 from brodmann.cells.panel import Panel
-from brodmann.cells.pictures import MARGIN_UM
 from brodmann.cells.recipe import Cells, Counts, Recipe, Tile
 from brodmann.cells.samples import CellSamples
+from brodmann.dots import MARGIN_UM
 from brodmann.errors import Refused, Usage
 from brodmann.near.neighbours import graph, morton
 from brodmann.progress import Say

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from brodmann import results, verbs
-from brodmann.cells.pictures import CellPicture
+from brodmann.dots import Dots
 from brodmann.errors import Refused
 from brodmann.maps import outputs
 from brodmann.maps.labels import Key, aligned, rows_of
@@ -227,7 +227,7 @@ def test_no_scale_is_claimed_where_none_is_known(unit: Any, tmp_path: Path) -> N
 
     table, _ = cells(sections=1, brains=1)
     xy = table.obs[["x_um", "y_um"]].to_numpy()
-    picture = CellPicture("B0/s00", "B0", xy, np.column_stack([xy, xy[:, 0]]) / 1000, unit=unit)
+    picture = Dots("B0/s00", "B0", xy, np.column_stack([xy, xy[:, 0]]) / 1000, unit=unit)
     for axis, low in zip(("x_um", "y_um"), xy.min(axis=0), strict=True):
         table.obs[axis] += 50 - low
     words = paint(table, "area", picture, out=tmp_path / "p.png").with_suffix(".svg").read_text()

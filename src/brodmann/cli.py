@@ -18,6 +18,7 @@ from rich.console import Console
 from brodmann.errors import BrodmannError, Unwritable, Usage
 
 Positional = tyro.conf.Positional
+Asked = Literal["areas", "domains", "novelty", "properties", "responses", "search", "tuning", "wiring"]
 Changes = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE ...")]
 
 _out = Console(soft_wrap=True, highlight=False, markup=False)
@@ -81,7 +82,7 @@ def embed(run: Positional[Path], *, data: str | None = None, controls: bool = Tr
 
 def score(
     run: Positional[Path],
-    task: Positional[Literal["areas", "domains", "novelty", "search"]] = "areas",
+    task: Positional[Asked] = "areas",
     *,
     target: str | None = None,
     by: Literal["brain", "section", "block"] | None = None,
@@ -98,8 +99,10 @@ def score(
         run: A run folder with a feature table.
         task: areas: can areas be read out of unseen tissue? domains: which regions form?
             novelty: are there borders inside known regions? search: do similar features mean the same place?
+            properties: can numbers be read out? Of neurons, responses: are they predicted? tuning: as in the model?
+            wiring: are similar ones connected?
         target: For areas, a label column (area if not given); for novelty, the known regions; for domains, labels to
-            compare with. An atlas also: ccf, ccf-divisions, ccf-layers for tables in CCFv3.
+            compare with; for properties and tuning, a numeric column. An atlas also: ccf, ccf-divisions, ccf-layers.
         by: Unit held out whole; defaults to the recipe's split.
         fold: Fold that is tested; defaults to the fold the encoder never saw, or all folds.
         buffer_mm: Training rows nearer than this to a test row are dropped.

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -15,22 +13,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from brodmann import atomic, features, levels, verbs
-from brodmann.errors import Refused, Usage
+from brodmann import atomic, levels, questions, verbs
+from brodmann.errors import Refused
 from brodmann.progress import Say
+from brodmann.questions import Task, label
 from brodmann.run import Run
 from brodmann.samples import stream
-from brodmann.settings import Split
 from brodmann.systems import system
 from brodmann.tasks import _novelty_score
 from brodmann.tasks import areas as areas_task
 from brodmann.tasks import domains as domains_task
 from brodmann.tasks import novelty as novelty_task
+from brodmann.tasks import properties as properties_task
 from brodmann.tasks import search as search_task
 from brodmann.tasks._score import Score, file_name
-
-Task = Literal["areas", "domains", "novelty", "search"]
-_ATLAS_LEVELS = {"ccf": "areas", "ccf-divisions": "divisions", "ccf-layers": "layers"}
 
 
 def score(
@@ -51,16 +47,23 @@ def score(
 
     Parameters
     ----------
-    task : {"areas", "domains", "novelty", "search"}
+    task : {"areas", "domains", "novelty", "properties", "responses", "search", "tuning", "wiring"}
         ``areas``: can areas be read out of tissue never seen? ``domains``: which regions form, and do they agree with
         the target? (Of the features; below 20,000 rows of their surroundings, by a consensus without the network: the
         score's ``scored`` says which.) ``novelty``: are there borders inside the regions of the target that it does not
-        draw? ``search``: do similar features mean the same place?
+        draw? ``search``: do similar features mean the same place? ``properties``: can a number be read out of rows
+        never seen?
+
+        Of neurons: ``responses``: are responses to clips predicted that were never trained on? ``tuning``: does the
+        model prefer the orientations that the neurons prefer, when it is shown gratings? ``wiring``: are neurons with
+        similar features connected beyond what their distance says? The first two ask the model, which learns the
+        recordings that it does not know first, and need no table.
     run : Run, path or AnnData
         A run with a feature table (the score is kept in its ``scores/``), or a table.
     target : str, optional
         For ``areas``: a label column (by default ``area``), and for ``novelty``; or ``ccf``, ``ccf-divisions``,
-        ``ccf-layers`` for tables in CCFv3.
+        ``ccf-layers`` for tables in CCFv3. For ``properties``: a numeric column. For ``tuning``: the column with what
+        is known, in degrees (by default ``orientation_deg``, of the bars, where there is one).
     by : {"brain", "section", "block"}, optional
         Unit that is held out whole; by default that of the recipe.
     fold : int, optional
@@ -86,50 +89,47 @@ def score(
     Raises
     ------
     Usage
-        For a setting that the question does not use, or a target that is neither a column nor an atlas.
+        For a setting that the question does not use, a target that is neither a column nor an atlas, or a run whose
+        system or data do not serve the question.
     """
-    read_out = {"probe": probe, "fewer_labels": fewer_labels or None}
-    held_out = {"by": by, "fold": fold, "buffer_mm": buffer_mm or None, "against": against or None}
-    idle: dict[Task, dict[str, Any]] = {
-        "areas": {"k": k or None},
-        "domains": {**held_out, **read_out},
-        "novelty": {**held_out, **read_out, "k": k or None},
-        "search": {"target": target, "atlas": atlas, **read_out, "k": k or None},
-    }
-    _unused(task, **idle[task])
+    questions.admit(
+        task, target=target, by=by, fold=fold, buffer_mm=buffer_mm or None, probe=probe, against=against or None,
+        atlas=atlas, fewer_labels=fewer_labels or None, k=k or None,
+    )  # fmt: skip
     if isinstance(run, str | Path):
         run = verbs.load(run)
     if isinstance(run, Run):
         atomic.admits(run.path / "scores", "the score")
-    table = verbs.table(run) if isinstance(run, Run) else run
-    if task == "novelty" and target is None:
-        raise Usage(
-            "novelty looks inside regions that are known.", found="no target.",
-            do=f"name their column with --target; here there are {', '.join(verbs.targets(table))}.",
-        )  # fmt: skip
-    if task == "areas":
-        target = target or "area"
-    if target is not None:
-        label(table, target, atlas=atlas)
-    formed: domains_task.Domains | None = None
-    if task == "domains":
-        formed = domains_task.domains(table, list(k) or None, target=target, say=Say())
-        found = formed.score
-    elif task == "novelty":
-        measured, names = _measured(run, table)
-        new = novelty_task.novelty(table, str(target), expression=measured, names=names, say=Say())
-        found = _novelty_score.score(table, str(target), new)
+    formed: tuple[domains_task.Domains, ad.AnnData] | None = None
+    if task == "responses":
+        found = questions.responses(cast("Run", run), say=Say())
+    elif task == "tuning":
+        found = questions.tuning(cast("Run", run), target)
     else:
-        split = _split(table, by, fold, buffer_mm)
-        rivals = {_name(rival): verbs.table(rival) for rival in against}
-        if len(rivals) < len(against):
-            raise Usage(
-                "runs to compare with should have folders of different names.",
-                found=", ".join(_name(rival) for rival in against),
-            )
-        if task == "search":
-            found = search_task.retrieval(table, split, extra_tables=rivals)
+        table = verbs.table(run) if isinstance(run, Run) else run
+        if target is None and task in {"novelty", "properties"}:
+            questions.needed(task, table)
+        if task == "areas":
+            target = target or "area"
+        if target is not None and task != "properties":
+            label(table, target, atlas=atlas)
+        rivals = questions.rivals(against)
+        if task == "domains":
+            formed = domains_task.domains(table, list(k) or None, target=target, say=Say()), table
+            found = formed[0].score
+        elif task == "novelty":
+            measured, names = _measured(run, table)
+            new = novelty_task.novelty(table, str(target), expression=measured, names=names, say=Say())
+            found = _novelty_score.score(table, str(target), new)
+        elif task == "wiring":
+            found = questions.wiring(run, table, rivals)
+        elif task == "search":
+            found = search_task.retrieval(table, questions.split(table, by, fold, buffer_mm), extra_tables=rivals)
+        elif task == "properties":
+            split = questions.split(table, by, fold, buffer_mm)
+            found = properties_task.properties(table, str(target), split, extra_tables=rivals)
         else:
+            split = questions.split(table, by, fold, buffer_mm)
             found = areas_task.areas(
                 table, str(target), split, probe=probe or "linear", extra_tables=rivals, fewer_labels=fewer_labels
             )
@@ -138,41 +138,15 @@ def score(
             run.forget(f"scores/{file_name(found.task, found.target)}")
             found.save(run.path)
             if formed is not None:
-                levels.write(run, formed, table)
+                levels.write(run, *formed)
             run.seal()
     return found
-
-
-_QUESTIONS = {
-    "areas": "areas are read out of held-out tissue: their number is that of the labels.",
-    "domains": "domains are found without labels, in all tissue: nothing is held out or read out.",
-    "novelty": "novelty looks for borders inside known regions: nothing is held out or read out.",
-    "search": "search compares features and places: it takes no labels and no read-out.",
-}
-
-
-def _unused(task: Task, **given: Any) -> None:
-    """Refuse what the question would not use: an answer must not look as if it had been measured with it."""
-    if idle := [name for name, value in given.items() if value is not None]:
-        raise Usage(
-            _QUESTIONS[task],
-            found=f"{', '.join(idle)}.",
-            cause="settings of another question.",
-            do=f"leave {'it' if len(idle) == 1 else 'them'} out, or ask another question.",
-        )
-
-
-def _opened(run: Run, table: ad.AnnData) -> tuple[Any, Any]:
-    """Recipe of a run, and the data that its table describes."""
-    recipe, _ = verbs.trained(run)
-    about = cast("Mapping[str, Any]", table.uns["brodmann"])
-    return recipe, verbs.open_source(recipe, str(about.get("data") or "") or verbs.data_of(run))
 
 
 def _measured(run: Any, table: ad.AnnData) -> tuple[Callable[[NDArray[np.int64]], NDArray[Any]] | None, Sequence[str]]:
     """Genes of the rows of a table, where its run still has their data; else their types, or nothing."""
     if isinstance(run, Run):
-        recipe, source = _opened(run, table)
+        recipe, source = questions.opened(run, table)
         samples = system(run.system).samples(source, recipe, part="all")
         if len(genes := getattr(samples, "genes", ())):
             return samples.dense, genes
@@ -181,64 +155,6 @@ def _measured(run: Any, table: ad.AnnData) -> tuple[Callable[[NDArray[np.int64]]
         return None, ()
     codes, names = pd.factorize(obs["type"].astype("object"), sort=True)
     return lambda rows: codes[rows][:, None] == np.arange(len(names)), [str(name) for name in names]
-
-
-def _name(rival: Run | str | Path) -> str:
-    return (rival.path if isinstance(rival, Run) else Path(rival)).name
-
-
-def _split(table: ad.AnnData, by: Any, fold: int | None, buffer_mm: float) -> Split:
-    """The asked split; on the recipe's own unit, the fold that the encoder never saw."""
-    about = cast("Mapping[str, Any]", table.uns["brodmann"])
-    own = cast("dict[str, Any]", about["split"])
-    chosen = str(own["by"]) if by is None else by
-    same = chosen == str(own["by"])
-    unseen = int(about["encoder_fold"])
-    if fold is None and same and unseen >= 0 and about.get("same_data", True):
-        fold = unseen
-    return Split(by=cast("Any", chosen), folds=int(own["folds"]) if same else 5, fold=fold, buffer_mm=buffer_mm)
-
-
-def label(table: ad.AnnData, target: str, *, atlas: str | Path | None = None) -> None:
-    """Add an atlas's labels as a column ``target``, if that is what the target names.
-
-    Raises
-    ------
-    SpaceMismatch
-        If the table is not in the atlas's space.
-    Usage
-        If the target is neither a column nor an atlas, or the atlas's folder is not known.
-    """
-    obs = cast("pd.DataFrame", table.obs)
-    if atlas is not None and target not in _ATLAS_LEVELS:
-        raise Usage(
-            "an atlas serves the targets that name one.",
-            found=f"'{target}' is a column of the table." if target in obs else f"'{target}'.",
-            do=f"leave it out, or choose one of {', '.join(_ATLAS_LEVELS)}.",
-        )
-    if target in obs:
-        return
-    if target not in _ATLAS_LEVELS:
-        near = difflib.get_close_matches(target, [*verbs.targets(table), *_ATLAS_LEVELS], n=1)
-        raise Usage(
-            f"'{target}' should be a label column or an atlas.",
-            found=f"columns {', '.join(verbs.targets(table)) or 'none'}; atlases {', '.join(_ATLAS_LEVELS)}.",
-            do=f"did you mean '{near[0]}'?" if near else "name one with --target; without it 'area' is asked for.",
-        )
-    from brodmann.datasets import ccf
-    from brodmann.space import CCF_V3
-
-    CCF_V3.require(features.space_of(table))
-    root = os.environ.get("BRODMANN_DATA")
-    folder = Path(atlas) if atlas else Path(root) / "sections" / "mouse_glt1" if root else None
-    if folder is None:
-        raise Usage(
-            f"target '{target}' needs the CCFv3 annotation.",
-            found="no folder for it.",
-            do="pass --atlas FOLDER, or set BRODMANN_DATA.",
-        )
-    xyz = np.asarray(cast("Any", table.obsm)["xyz"], np.float64)
-    obs[target] = pd.Categorical(ccf.areas(xyz, level=cast("Any", _ATLAS_LEVELS[target]), folder=folder))
 
 
 def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None = None, quiet: bool = False) -> Path:
@@ -273,7 +189,7 @@ def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None =
     table = verbs.table(run)
     label_from(table, found)
     near, among = _neighbours(table, found)
-    recipe, source = _opened(run, table)
+    recipe, source = questions.opened(run, table)
     module = system(run.system)
     field_mm, crop = module.window(source, recipe)
     places = cast("pd.DataFrame", table.obs)
@@ -313,6 +229,10 @@ def _plain(score: Path) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in {"ids", "predicted", "truth"}}
 
 
+_NUMBERS = ("properties", "responses", "tuning")
+"""Questions whose answer is a number for every row; maps paint classes."""
+
+
 def _scored(run: Run, target: str) -> tuple[Score, dict[str, str] | None]:
     """The score whose predictions a map shows, and the colours of its classes where they are fixed."""
     if target == "domains" or target.startswith("domain_"):
@@ -338,7 +258,12 @@ def _scored(run: Run, target: str) -> tuple[Score, dict[str, str] | None]:
             else f"run `brodmann score {run.path} novelty --target COLUMN` first.",
         )  # fmt: skip
     scored = [Score.load(file) for file in sorted((run.path / "scores").glob("*.json"))]
-    shown = [f"'{one.target}'" for one in scored if len(one.predicted)]
+    shown = [f"'{one.target}'" for one in scored if len(one.predicted) and one.task not in _NUMBERS]
+    if any(one.task in _NUMBERS and target in {one.task, one.target} for one in scored):
+        raise Refused(
+            "a map paints classes.", found=f"'{target}' is a number for every row.",
+            do=f"map one of {', '.join(shown)}." if shown else "score areas or domains, and map these.",
+        )  # fmt: skip
     raise Refused(
         f"a map of '{target}' needs its score.",
         found=f"scores of {', '.join(shown)}." if shown else "none.",

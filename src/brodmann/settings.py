@@ -67,6 +67,12 @@ class Fit:
     precision: Literal["bf16", "fp32"] = "bf16"
     save_every: int = pydantic.Field(default=200, ge=1)
     """Steps between checkpoints: the most that a power cut can cost."""
+    keep: Literal["last", "best"] = "last"
+    """Weights to keep: the last, or those that did best on the data's own validation part (neurons)."""
+    judge_every: int = pydantic.Field(default=200, ge=1)
+    """Steps between two looks at the validation part; with keep = "best"."""
+    patience: int = pydantic.Field(default=0, ge=0)
+    """Stop after so many looks in a row without a new best; 0 never stops early."""
 
 
 def plain(recipe: Any) -> dict[str, Any]:

@@ -7,13 +7,14 @@ from typing import Any
 
 from brodmann.errors import Usage
 
-SYSTEMS = ("patches", "cells")
+SYSTEMS = ("patches", "cells", "neurons")
 
 
 def system(name: str) -> Any:
     """The module of a system.
 
-    It has ``Recipe``, ``open``, ``samples``, ``build``, ``rebuild``, ``controls``, ``pictures``, ``window``.
+    It has ``Recipe``, ``open``, ``samples``, ``build``, ``rebuild``, ``controls``, ``pictures``, ``window``; one that
+    predicts responses also ``answers``, ``tunings``, ``unseen``: see `brodmann.questions`.
     """
     if name not in SYSTEMS:
         raise Usage(

@@ -78,7 +78,8 @@ def fit(
     device, lead = compute.device(), compute.rank() == 0
     model = compute.share_norms(model.to(device)).train()
     optimizer = _optimizer(model, plan)
-    first = _resume(model, optimizer, run, say)
+    best = Best(plan)
+    first = _resume(model, optimizer, best, run, say)
     if first < plan.steps and lead:
         say.estimate(estimate(model, samples, plan, steps=plan.steps - first))
     step_module: nn.Module = _Step(model)
@@ -94,6 +95,10 @@ def fit(
     )
     with Stop() as stop, say.progress("fit", first, plan.steps, enabled=lead) as progress:
         for step in range(first, plan.steps):
+            # asked here, so that a run resumed from its last checkpoint stops there too
+            if best.waited_enough:
+                say(f"no better on the validation part for {plan.patience} looks: stopped after step {step:,}")
+                break
             rate = learning_rate(plan, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -104,17 +109,68 @@ def fit(
             if lead:
                 _log(run, progress, step, total, parts, lr=rate, norm=norm)
             done = step + 1
+            if plan.keep == "best" and (done % plan.judge_every == 0 or done == plan.steps):
+                best.look(model, samples, step, run if lead else None)
             asked = compute.any_rank(stop.asked or done == until)
             if done % plan.save_every == 0 or done == plan.steps or asked:
                 if lead:
-                    run.save(done, _tensors(model, optimizer), _counters(optimizer))
+                    run.save(done, _tensors(model, optimizer) | best.tensors(), _counters(optimizer) | best.counters())
                 compute.barrier()
             if asked and done < plan.steps:
                 raise Interrupted(
                     f"stopped after step {done:,} of {plan.steps:,}; checkpoint written.",
                     do="run the same command to go on.",
                 )
+    best.put_back(model)
     return model
+
+
+class Best:
+    """The weights that did best on the validation part so far, and how often they have not been beaten since.
+
+    Parameters
+    ----------
+    plan : Fit
+    """
+
+    def __init__(self, plan: Fit) -> None:
+        self.plan, self.loss, self.since = plan, math.inf, 0
+        self.state: dict[str, Tensor] = {}
+
+    @property
+    def waited_enough(self) -> bool:
+        """Whether training should stop early."""
+        return 0 < self.plan.patience <= self.since
+
+    def look(self, model: nn.Module, samples: Samples, step: int, run: Run | None) -> None:
+        """Judge the model; keep a copy of its weights if they are the best so far, and log the loss."""
+        with compute.alone(), compute.resting(model):
+            loss = float(cast(Any, model).judge(samples))
+        self.since = 0 if loss < self.loss else self.since + 1
+        if loss < self.loss:
+            self.loss = loss
+            self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        if run is not None:
+            run.log({"step": step, "valid": loss})
+
+    def put_back(self, model: nn.Module) -> None:
+        """Give the model its best weights, if any were kept."""
+        if self.state:
+            model.load_state_dict(self.state)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For a checkpoint."""
+        return {f"best.{name}": value for name, value in self.state.items()}
+
+    def counters(self) -> dict[str, Any]:
+        """For a checkpoint: plain JSON."""
+        return {"best": {"loss": self.loss, "since": self.since}} if self.state else {}
+
+    def restore(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
+        """Put back what a checkpoint held."""
+        self.state = {name[5:]: value for name, value in tensors.items() if name.startswith("best.")}
+        if "best" in extra:
+            self.loss, self.since = float(extra["best"]["loss"]), int(extra["best"]["since"])
 
 
 def _accumulate(
@@ -197,9 +253,14 @@ def _memory(device: torch.device) -> int:
 
 
 def _optimizer(model: nn.Module, plan: Fit) -> torch.optim.Optimizer:
-    """Weight decay on matrices and kernels only: norms and biases have no scale to shrink."""
-    wide = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    thin = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    """Weight decay on matrices and kernels only: norms, biases and ``model.undecayed`` have no scale to shrink."""
+    kept = cast("tuple[str, ...]", getattr(model, "undecayed", ()))
+    trained = [
+        (name.rpartition(".")[2] not in kept and p.ndim > 1, p)
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    ]
+    wide, thin = ([p for decays, p in trained if decays is wanted] for wanted in (True, False))
     groups = [{"params": wide, "weight_decay": plan.weight_decay}, {"params": thin, "weight_decay": 0.0}]
     if plan.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=plan.lr, momentum=0.9, nesterov=True)
@@ -219,7 +280,7 @@ def _counters(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return {"optimizer": type(optimizer).__name__, "torch": torch.__version__}
 
 
-def _resume(model: nn.Module, optimizer: torch.optim.Optimizer, run: Run, say: Say) -> int:
+def _resume(model: nn.Module, optimizer: torch.optim.Optimizer, best: Best, run: Run, say: Say) -> int:
     """Put back the newest valid checkpoint; returns the step to do next."""
     found = run.latest()
     if found is None:
@@ -233,6 +294,7 @@ def _resume(model: nn.Module, optimizer: torch.optim.Optimizer, run: Run, say: S
             slots.setdefault(int(number), {})[slot] = value
     state = optimizer.state_dict()
     optimizer.load_state_dict({"state": slots, "param_groups": state["param_groups"]})
+    best.restore(tensors, extra)
     if compute.rank() == 0:
         run.trim(step)
         say(f"going on from step {step:,}")

@@ -150,7 +150,10 @@ def fit(
             else:
                 say(f"{len(samples):,} samples to train on; sections: {samples.section_count}")
                 model = module.build(recipe, samples)
-                train.fit(model, model.suit(samples), recipe.fit, run, say=say, threads=threads, until=until)
+                samples = model.suit(samples)
+                train.fit(model, samples, recipe.fit, run, say=say, threads=threads, until=until)
+                if settle := getattr(model, "settle", None):
+                    settle(samples)
                 if compute.rank() == 0:
                     config = {**model.config(), "source": source.fingerprint}
                     run.save_weights(model.state_dict(), config, _card(recipe, source, samples))

@@ -25,6 +25,21 @@ TINY = {
         "data": _CELLS,
         "changes": {"encoder.width": 32, "samples.tile_cells": 256, "fit.steps": 2, "fit.batch": 2, "split.fold": 0},
     },
+    "neurons-tiny": {
+        "data": "phantom:animals=2,neurons=16,minutes=0.5,test_clips=1,repeats=2,clip_s=3.0,domain_minutes=0.05",
+        "changes": {
+            "encoder.channels": [8, 8],
+            "encoder.pools": [2, 1],
+            "encoder.layers": 1,
+            "encoder.outputs": 16,
+            "encoder.modulation": 4,
+            "samples.frames": 30,
+            "fit.steps": 2,
+            "fit.batch": 4,
+            "fit.judge_every": 1,
+            "split.fold": 0,
+        },
+    },
     "cells-neighbourhood": {
         "data": _CELLS,
         "changes": {

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from brodmann.cells.pictures import CellPicture, pictures
+from brodmann.cells.pictures import pictures
 from brodmann.cells.source import Source
 from brodmann.cells.spacing import median_distance
+from brodmann.dots import Dots
 
 _LOOKED = 60
 """Sections whose spacing and place are measured, evenly chosen."""
@@ -23,7 +24,7 @@ class Measured:
 
     Parameters
     ----------
-    picture : CellPicture
+    picture : Dots
     cells : int
     nearest_um : float
         Median distance to the nearest cell; NaN for a single cell.
@@ -31,7 +32,7 @@ class Measured:
         Length in the space, mm, of 1 mm rightwards and of 1 mm downwards.
     """
 
-    picture: CellPicture
+    picture: Dots
     cells: int
     nearest_um: float
     stretch: tuple[float, float]

@@ -10,12 +10,13 @@ from brodmann.phantom.brain import grow
 from brodmann.phantom.cut import planes
 from brodmann.phantom.files import write
 from brodmann.phantom.known import truth
+from brodmann.phantom.recordings import PhantomRecording, recordings
 from brodmann.phantom.section import PhantomSection, Rasters, mount
 from brodmann.phantom.sheet import Sheet
 from brodmann.phantom.transcriptome import transcripts
 from brodmann.space import PHANTOM
 
-__all__ = ["PhantomSection", "sections", "transcripts", "truth", "write"]
+__all__ = ["PhantomRecording", "PhantomSection", "recordings", "sections", "transcripts", "truth", "write"]
 
 _VERSION = 1
 
@@ -81,5 +82,5 @@ def sections(
     return Source(space=PHANTOM, sections=cut, fingerprint=fingerprint, name=f"phantom-{seed}", skipped=[])
 
 
-RENDERED = {"patches": sections, "cells": transcripts}
+RENDERED = {"patches": sections, "cells": transcripts, "neurons": recordings}
 """What ``data="phantom"`` means to each system."""

@@ -1,0 +1,199 @@
+"""Neurons that the core has never seen: where they look and what they listen to, found with the core kept as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from brodmann import compute
+from brodmann.neurons import energies, head, search
+from brodmann.neurons.retinotopy import Where
+from brodmann.neurons.samples import Clip, Kept, NeuronSamples, clips
+
+if TYPE_CHECKING:
+    from brodmann.neurons.model import NeuronModel
+
+BLOCKS = 5
+"""Blocks of time, each left out once, that judge places."""
+FINER = 2
+"""Places tried per pixel of the core's grid, along each axis."""
+PIECE = 300
+"""Longest clip that the core is shown at once; every fifth one is left out together."""
+CHUNK = 300
+"""Frames of features that are looked at together."""
+WIDEST = 64
+"""Directions of the features that the search for a place uses at most."""
+SURE = 0.004
+"""Share of left-out variance that simple filters must predict for the place they found to be believed."""
+SHARP = 0.25
+"""How much narrower a position that is known is drawn than one that is not."""
+
+
+def begin(model: NeuronModel, samples: NeuronSamples) -> None:
+    """Put every neuron of a new model where simple filters predict it best: an untrained core tells that less well."""
+    readout, size_px = model.encoder.readout, model.encoder.core.size_px
+    for number, (kept, rows) in enumerate(zip(samples.kept, model.slices, strict=True)):
+        found, places = seen(kept, model.recipe.samples.burn_in, samples.where(kept))
+        mu = _before_bound(_on_grid(model, number, places[found.place]), size_px)
+        sure = (found.explained > SURE)[:, None]
+        with torch.no_grad():
+            readout.mu[rows] = torch.where(sure, mu, torch.zeros_like(mu)).to(readout.mu)
+            # where nothing was predicted the whole screen stays open
+            readout.sigma[rows] *= torch.where(sure, SHARP, 1.0)[..., None].to(readout.mu)
+
+
+def seen(kept: Kept, burn_in: int, where: Where | None) -> tuple[search.Found, Tensor]:
+    """Where simple filters predict each neuron of a recording best, and the places tried, -1 .. 1 on the screen."""
+    rate_hz, shape = kept.recording.rate_hz, kept.recording.video.shape
+    height, width = energies.grid_px(shape[1], shape[2])
+
+    def block(some: Sequence[Clip]) -> Iterator[tuple[Tensor, Tensor]]:
+        for clip in some:
+            own = min(burn_in, clip.frames - 1)
+            maps = energies.energies(torch.from_numpy(np.array(clip.inputs()["video"])), rate_hz)[own:]
+            yield search.at_places(maps, height, width, FINER), torch.from_numpy(clip.responses()[own:, kept.columns])
+
+    shown = clips(kept.recording, "train", longest=PIECE)
+    moments = search.Moments.gather(block(shown[number::BLOCKS]) for number in range(BLOCKS))
+    places = search.grid(height, width, FINER) * torch.tensor([(width - 1) / width, (height - 1) / height])
+    return search.search(moments, places=_square(places, height / width), where=where), places
+
+
+def _square(places: Tensor, aspect: float) -> Tensor:
+    """Places in half widths along both axes."""
+    return places * torch.tensor([1.0, aspect])
+
+
+def _on_grid(model: NeuronModel, number: int, places: Tensor) -> Tensor:
+    """Places on the screen (n, 2) as positions on the core's grid, -1 .. 1 from edge to edge, for an eye at rest."""
+    eye = model.encoder.perspective
+    if eye is None:
+        return places
+    with compute.resting(eye) as device:
+        animal = torch.tensor([number], device=device)
+        met = eye.meet(torch.zeros(1, 1, 2, device=device), animal, eye.place(animal))[0, 0].cpu().float()
+    rows, columns = met.shape[:2]
+    height, width = model.encoder.size_px
+    # the monitor's half width is the unit of both axes
+    on_screen = met * torch.tensor([1.0, width / height])
+    nearest = torch.cdist(places, on_screen.reshape(-1, 2)).argmin(1)
+    at = torch.stack([nearest % columns, nearest // columns], dim=1).float()
+    return (2 * at + 1) / torch.tensor([columns, rows]) - 1
+
+
+def _before_bound(positions: Tensor, size_px: tuple[int, int]) -> Tensor:
+    """Positions as the readout keeps them: tanh of what is kept lies within the outer pixels' centres."""
+    limit = 1 - 1 / positions.new_tensor([size_px[1], size_px[0]])
+    return positions.clamp(-limit, limit).atanh()
+
+
+def recordings(model: NeuronModel, samples: NeuronSamples, new: Sequence[Kept]) -> None:
+    """Give the model readouts of recordings that it does not know, from their training trials; the core stays as it is.
+
+    Eye and body start as the mean of those of the known animals. Places are searched with the known neurons' readouts
+    as the prior, then every neuron's readout is solved there; see `search` and `head`.
+
+    Parameters
+    ----------
+    model : NeuronModel
+        Changed in place.
+    samples : NeuronSamples
+    new : sequence of Kept
+        Recordings of the samples.
+    """
+    prior = head.Prior.of(_barcodes(model))
+    first = len(model.known)
+    model.grow([(kept.recording.id, samples.named(kept)) for kept in new])
+    with compute.resting(model):
+        for number, kept in enumerate(new, start=first):
+            solve(model, samples, number, kept, prior)
+
+
+def settle(model: NeuronModel, samples: NeuronSamples) -> None:
+    """Solve the readouts of all known neurons anew on the trained core, twice: what they have in common is then known.
+
+    Gradient steps move the core and its readouts together and leave both behind; solved readouts predict better, and
+    their spread is the prior for neurons to come. The first pass takes part of the time, the second all of it.
+    """
+    with compute.resting(model):
+        wide = _barcodes(model)
+        prior = head.Prior(torch.zeros(wide.shape[1]), torch.eye(wide.shape[1]) * 3 * wide.square().mean().sqrt())
+        for share in (4, 1):
+            for number, kept in zip(samples.order, samples.kept, strict=True):
+                shown = recalled(model, number, kept, clips(kept.recording, "train", longest=PIECE)[::share])
+                read_out(model, number, shown, look_up(model, shown, prior, samples.where(kept)), prior)
+            prior = head.Prior.of(_barcodes(model))
+
+
+def solve(model: NeuronModel, samples: NeuronSamples, number: int, kept: Kept, prior: head.Prior) -> None:
+    """Place and readout of every neuron of one recording, with the core as it is."""
+    shown = recalled(model, number, kept, clips(kept.recording, "train", longest=PIECE))
+    read_out(model, number, shown, look_up(model, shown, prior, samples.where(kept)), prior)
+
+
+class Recalled(NamedTuple):
+    """What the core said to a recording's training clips."""
+
+    features: Tensor
+    """(P, T, C) bfloat16."""
+    responses: Tensor
+    """(T, n) float32."""
+    block: Tensor
+    """(T,) int64: block of time, 0 .. `BLOCKS` - 1."""
+
+
+def recalled(model: NeuronModel, number: int, kept: Kept, some: Sequence[Clip]) -> Recalled:
+    """Core features and responses of some clips, without their burn-in."""
+    burn, features, answers, block = model.recipe.samples.burn_in, list[Tensor](), list[Tensor](), list[Tensor]()
+    for place, clip in enumerate(some):
+        own = min(burn, clip.frames - 1)
+        features.append(model.features(number, clip)[own:].flatten(2).permute(2, 0, 1).to(torch.bfloat16).cpu())
+        answers.append(torch.from_numpy(clip.responses()[own:, kept.columns]))
+        block.append(torch.full((clip.frames - own,), place % BLOCKS))
+    return Recalled(torch.cat(features, dim=1), torch.cat(answers), torch.cat(block))
+
+
+def look_up(model: NeuronModel, shown: Recalled, prior: head.Prior, where: Where | None) -> Tensor:
+    """Best place of every neuron among those of the core's grid, (n, 2), -1 .. 1 from edge to edge."""
+    height, width = model.encoder.core.size_px
+    # the prior's leading directions, each as wide as the prior is along it
+    vectors, values, _ = torch.linalg.svd(prior.root)
+    turn = vectors[:, :WIDEST] * values[:WIDEST]
+
+    def chunks(number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for some in torch.nonzero(shown.block == number)[:, 0].split(CHUNK):
+            turned = (shown.features[:, some].float() @ turn).permute(1, 2, 0).unflatten(2, (height, width))
+            yield search.at_places(turned, height, width, FINER), shown.responses[some]
+
+    moments = search.Moments.gather(chunks(number) for number in range(BLOCKS))
+    places = search.grid(height, width, FINER) * torch.tensor([(width - 1) / width, (height - 1) / height])
+    found = search.search(moments, torch.eye(turn.shape[1]), places=_square(places, height / width), where=where)
+    return places[found.place]
+
+
+def read_out(model: NeuronModel, number: int, shown: Recalled, positions: Tensor, prior: head.Prior) -> None:
+    """Readout of every neuron of one recording at positions (n, 2) on the core's grid, -1 .. 1 from edge to edge."""
+    size_px, readout, rows = model.encoder.core.size_px, model.encoder.readout, model.slices[number]
+    taps, share = search.around(positions, *size_px)
+
+    def features(some: Tensor) -> Tensor:
+        parts = [shown.features[taps[some, k]].float() * share[some, k, None, None] for k in range(4)]
+        return torch.stack(parts).sum(0)
+
+    solved = head.solve(features, shown.responses, shown.block == BLOCKS - 1, prior)
+    with torch.no_grad():
+        readout.mu[rows] = _before_bound(positions, size_px).to(readout.mu)
+        # the log rate is the mean over streams
+        streams = readout.weight.shape[1]
+        readout.weight[rows] = (solved.weights * streams).unflatten(1, (streams, -1)).to(readout.weight)
+        readout.bias[rows] = solved.bias[:, None].to(readout.bias)
+
+
+def _barcodes(model: NeuronModel) -> Tensor:
+    """Readout weights (N, S C) of all known neurons, as they enter the mean over streams."""
+    weight = model.encoder.readout.weight.detach().cpu()
+    return weight.flatten(1) / weight.shape[1]

@@ -1,0 +1,171 @@
+"""The readout of neurons on a core that is kept: maximum a posteriori, by Newton's method, without a learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LIMIT = 4.0
+"""Log rates are kept within this while steps are taken: exp(4) is 55 times the mean response."""
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What other neurons' readouts say of a new one's: normal, mean ``mean`` (C,), covariance ``root root'`` (C, C)."""
+
+    mean: Tensor
+    root: Tensor
+
+    @classmethod
+    def of(cls, weights: Tensor, *, floor: float = 0.02) -> Prior:
+        """Of the readout weights (N, C) of other neurons; ``floor`` of the mean variance is added to each direction."""
+        mean = weights.mean(0)
+        centred = weights - mean
+        covariance = centred.T @ centred / max(1, len(weights) - 1)
+        jitter = floor * torch.trace(covariance) / len(covariance) + 1e-12
+        return cls(mean, torch.linalg.cholesky(covariance + jitter * torch.eye(len(covariance))))
+
+
+STRENGTHS = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1)
+"""Of the prior, strong to weak; 1 would be right for neurons whose responses vary as Poisson counts do."""
+
+
+JUDGES = 48
+"""Neurons, evenly chosen, that decide for all how strong the prior is."""
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Readouts of n neurons.
+
+    Attributes
+    ----------
+    weights : (n, C) float32, bias : (n,) float32
+        Of log rates.
+    strength : float
+        Of the prior, the same for all neurons: chosen where it predicts left-out frames of all of them best.
+    """
+
+    weights: Tensor
+    bias: Tensor
+    strength: float
+
+
+def solve(
+    features: Callable[[Tensor], Tensor],
+    responses: Tensor,
+    left_out: Tensor,
+    prior: Prior,
+    *,
+    strengths: tuple[float, ...] = STRENGTHS,
+    rounds: int = 4,
+    group: int = 16,
+) -> Solved:
+    """Weights and biases of log rates that make responses most probable, given the prior.
+
+    The rate is exp(w f + b), the likelihood Poisson. Strengths of the prior are walked from strong to weak, each from
+    the last one's solution, for some neurons on the frames that are not left out; the one that predicts the frames left
+    out best is then used for all neurons and frames.
+
+    Parameters
+    ----------
+    features : callable
+        Neurons (g,) int64 -> their features (g, T, C) float32.
+    responses : (T, n) tensor
+        In units of their training mean.
+    left_out : (T,) bool tensor
+        Frames that choose the strength.
+    prior : Prior
+    strengths : tuple of float
+    rounds : int
+        Newton steps per strength.
+    group : int
+        Neurons solved together.
+
+    Returns
+    -------
+    Solved
+    """
+    channels = len(prior.mean)
+    some = torch.linspace(0, responses.shape[1] - 1, min(JUDGES, responses.shape[1])).round().long()
+    losses = torch.zeros(len(strengths))
+    for _, f, y in _groups(features, responses, prior, some, group):
+        taught, judged = (f[:, ~left_out], y[:, ~left_out]), (f[:, left_out], y[:, left_out])
+        w = _begin(y, channels)
+        for number, strength in enumerate(strengths):
+            for _ in range(rounds):
+                w = _newton(w, *taught, strength)
+            losses[number] += _loss(w, *judged).sum()
+    best = strengths[int(losses.argmin())]
+    out_w, out_b = torch.zeros(responses.shape[1], channels), torch.zeros(responses.shape[1])
+    for rows, f, y in _groups(features, responses, prior, torch.arange(responses.shape[1]), group):
+        w = _begin(y, channels)
+        # from a stronger prior first: fewer steps are lost on the way
+        for strength in (10 * best, *([best] * rounds)):
+            w = _newton(w, f, y, strength)
+        out_w[rows], out_b[rows] = w[:, :-1] @ prior.root.T + prior.mean, w[:, -1]
+    return Solved(out_w, out_b, best)
+
+
+def _groups(
+    features: Callable[[Tensor], Tensor], responses: Tensor, prior: Prior, chosen: Tensor, group: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Chosen neurons some at a time: their numbers, features in the prior's coordinates, responses (g, T)."""
+    for rows in chosen.split(group):
+        # in these coordinates the prior is white and Newton's matrix is well conditioned
+        yield rows, _white(features(rows), prior), responses[:, rows].T
+
+
+def _begin(responses: Tensor, channels: int) -> Tensor:
+    """The prior's mean, and the bias that gives the mean response."""
+    w = torch.zeros(len(responses), channels + 1)
+    w[:, -1] = responses.mean(1).clamp_min(1e-3).log()
+    return w
+
+
+def _white(features: Tensor, prior: Prior) -> Tensor:
+    """Features (g, T, C) as (g, T, C + 2): in the prior's coordinates, one for the bias, what the prior's mean says."""
+    told = features @ prior.mean
+    turned = features @ prior.root
+    return torch.cat([turned, torch.ones_like(told)[..., None], told[..., None]], dim=-1)
+
+
+def _log_rate(w: Tensor, f: Tensor) -> Tensor:
+    return ((f[..., :-1] @ w[..., None])[..., 0] + f[..., -1]).clamp(-2 * LIMIT, LIMIT)
+
+
+def _loss(w: Tensor, f: Tensor, y: Tensor) -> Tensor:
+    """Poisson loss per frame, (g,)."""
+    log_rate = _log_rate(w, f)
+    return (log_rate.exp() - y * log_rate).mean(1)
+
+
+def _newton(w: Tensor, f: Tensor, y: Tensor, strength: float) -> Tensor:
+    """One damped Newton step for each neuron of a group; the gradient is exact, the curvature is of every 4th frame."""
+    x = f[..., :-1]
+    rate = _log_rate(w, f).exp()
+    penalty = torch.full((x.shape[-1],), strength)
+    penalty[-1] = 0.0
+    gradient = ((rate - y)[:, None] @ x)[:, 0] + penalty * w
+    few = x[:, ::4] if x.shape[1] > 4000 else x
+    share = x.shape[1] / few.shape[1]
+    thin = rate[:, :: 4 if few is not x else 1]
+    curvature = share * (few * thin[..., None]).mT @ few + torch.diag(penalty + 1e-3)
+    step = torch.linalg.solve(curvature, gradient)
+
+    def objective(point: Tensor) -> Tensor:
+        return _loss(point, f, y) * x.shape[1] + 0.5 * (penalty * point.square()).sum(1)
+
+    before, done = objective(w), torch.zeros(len(w), dtype=torch.bool)
+    result, length = w.clone(), 1.0
+    for _ in range(5):
+        moved = w - length * step
+        better = (objective(moved) <= before) & ~done
+        result[better], done = moved[better], done | better
+        if bool(done.all()):
+            break
+        length /= 2
+    return result

@@ -1,0 +1,251 @@
+"""The model: one core for all animals, a barcode for each neuron; learns from clips, describes neurons, predicts."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from brodmann import compute
+from brodmann.errors import Refused
+from brodmann.neurons import adopt
+from brodmann.neurons.encoder import Encoder
+from brodmann.neurons.recipe import Recipe
+from brodmann.neurons.samples import Clip, Kept, NeuronSamples, clips
+from brodmann.samples import Batch, Loss
+
+
+class Known(NamedTuple):
+    """A recording that the model has a readout for."""
+
+    id: str
+    neurons: tuple[str, ...]
+
+
+class NeuronModel(nn.Module):
+    """Predicts the responses of the neurons of some recordings; the core and its memory are shared by all.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    known : sequence of Known
+        Recordings in the order of their numbers, with the names of their neurons.
+    """
+
+    undecayed = ("gain", "bias", "mu", "sigma", "scale", "centre", "tilt", "logit", "contrast", "offset", "dispersion")
+    """Last names of parameters that weight decay leaves alone: they have a scale of their own."""
+
+    rows: Tensor
+
+    def __init__(self, recipe: Recipe, known: Sequence[Known]) -> None:
+        super().__init__()
+        self.recipe = recipe
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.encoder = self._encoder(known)
+        self.dispersion = (
+            nn.Parameter(torch.zeros(self.encoder.neurons)) if recipe.objective.likelihood == "nb" else None
+        )
+        self._name(known)
+
+    def _encoder(self, known: Sequence[Known]) -> Encoder:
+        size = self.recipe.samples
+        encoder = Encoder(
+            self.recipe.encoder,
+            animals=len(known),
+            neurons=sum(len(one.neurons) for one in known),
+            height_px=size.height_px,
+            width_px=size.width_px,
+            rate_hz=size.rate_hz,
+        )
+        encoder.readout.jitter = self.recipe.objective.position_jitter
+        return encoder
+
+    def _name(self, known: Sequence[Known]) -> None:
+        self.known = tuple(known)
+        # until samples say otherwise, the rows asked for are those of the readout
+        self.rows = torch.arange(sum(len(one.neurons) for one in known))
+        edges = np.cumsum([0, *(len(one.neurons) for one in known)]).tolist()
+        self.slices = [slice(first, last) for first, last in itertools.pairwise(edges)]
+
+    def config(self) -> dict[str, Any]:
+        """What `rebuild` needs: the recordings and their neurons."""
+        return {"recordings": [{"id": one.id, "neurons": list(one.neurons)} for one in self.known]}
+
+    # ------------------------------------------------------------------------------------------------------- learning
+
+    def loss(self, batch: Batch) -> Loss:
+        """Negative log likelihood per neuron and frame of the batch's clips, after the burn-in.
+
+        Parameters
+        ----------
+        batch : Batch
+            From `NeuronSamples.batch`.
+        """
+        with _drawing(int(batch["seed"]), self.encoder.readout.mu.device):
+            rates = self._log_rates(batch, int(batch["stream"]) if self.training else None)
+        total, count, start = torch.zeros((), device=batch["video"].device), 0, 0
+        for number, log_rate in rates:
+            size = log_rate.numel()
+            observed = batch["responses"][start : start + size].view(log_rate.shape)
+            start += size
+            kept = slice(self._burn_in(log_rate.shape[1]), None)
+            total = total + self._surprise(log_rate[:, kept], observed[:, kept], number).mean() * len(log_rate)
+            count += len(log_rate)
+        return Loss(total / count, {})
+
+    def _log_rates(self, batch: Batch, stream: int | None) -> list[tuple[int, Tensor]]:
+        """Numbers of a batch's recordings, with log rates (clips, T, n); clips of a recording lie beside each other."""
+        with compute.autocast(batch["video"].device, self.recipe.fit.precision):
+            features = self.encoder.features(
+                batch["video"], batch["pupil"], batch["behaviour"], batch["animal"], stream=stream
+            )
+        found, counts = torch.unique_consecutive(batch["animal"], return_counts=True)
+        shared = zip(found.tolist(), features.split(counts.tolist()), strict=True)
+        return [(n, self.encoder.log_rates(some, self.slices[n], stream=stream).float()) for n, some in shared]
+
+    def _surprise(self, log_rate: Tensor, observed: Tensor, number: int) -> Tensor:
+        """Negative log likelihood up to a constant; responses are in units of their mean, and need not be whole."""
+        if self.dispersion is None:
+            return log_rate.exp() - observed * log_rate
+        # negative binomial with mean exp(log_rate) and size exp(dispersion), one for each neuron
+        size = self.dispersion[self.slices[number]].exp()
+        total = torch.logaddexp(log_rate, size.log())
+        scaled = torch.lgamma(size) - torch.lgamma(observed + size)
+        return scaled - observed * (log_rate - total) - size * (size.log() - total)
+
+    def _burn_in(self, frames: int) -> int:
+        return min(self.recipe.samples.burn_in, frames - 1)
+
+    def judge(self, samples: NeuronSamples) -> float:
+        """Loss on the validation trials of all recordings: what chooses the best checkpoint."""
+        losses: list[float] = []
+        for kept, number in zip(samples.kept, samples.order, strict=True):
+            total, frames = 0.0, 0
+            for clip in clips(kept.recording, "valid"):
+                log_rate = self.log_rates(number, [clip])[0]
+                observed = torch.from_numpy(clip.responses()[:, kept.columns]).to(log_rate.device)
+                own = slice(self._burn_in(clip.frames), None)
+                total += float(self._surprise(log_rate[own], observed[own], number).mean(1).sum())
+                frames += clip.frames - self._burn_in(clip.frames)
+            losses += [total / frames] if frames else []
+        if not losses:
+            raise Refused(
+                'fit.keep = "best" needs validation trials to choose by.', found="none in any recording.",
+                do='set fit.keep = "last", or mark trials as "valid".',
+            )  # fmt: skip
+        return math.fsum(losses) / len(losses)
+
+    def settle(self, samples: NeuronSamples) -> None:
+        """After training: solve all readouts anew on the core, see `brodmann.neurons.adopt.settle`."""
+        adopt.settle(self, samples)
+
+    # ----------------------------------------------------------------------------------------------------- describing
+
+    def suit(self, samples: NeuronSamples) -> NeuronSamples:
+        """Samples with this model's numbers; recordings it does not know are learned with the core kept as it is.
+
+        See `brodmann.neurons.adopt`. A recording's neurons are known by name.
+        """
+        numbers = {one.id: number for number, one in enumerate(self.known)}
+        new = [kept for kept in samples.kept if kept.recording.id not in numbers]
+        for kept in samples.kept:
+            if kept.recording.id in numbers and samples.named(kept) != self.known[numbers[kept.recording.id]].neurons:
+                raise Refused(
+                    f"neurons of {kept.recording.id} should be those that the model was trained on.",
+                    found="other names, or another order.",
+                    cause="another recording of the same name, or a changed file.",
+                    do="rename it, or give the data of the run.",
+                )
+        if new:
+            adopt.recordings(self, samples, new)
+            numbers = {one.id: number for number, one in enumerate(self.known)}
+        order = [numbers[kept.recording.id] for kept in samples.kept]
+        rows = [torch.arange(self.slices[n].start, self.slices[n].stop) for n in order]
+        self.rows = torch.cat([torch.zeros(0, dtype=torch.int64), *rows])
+        return samples.ordered(order)
+
+    def grow(self, more: Sequence[tuple[str, tuple[str, ...]]]) -> None:
+        """Make room for further recordings; what they share with none is the mean of what the known ones have."""
+        old, count = self.encoder.state_dict(), (len(self.known), sum(len(one.neurons) for one in self.known))
+        self._name([*self.known, *(Known(*one) for one in more)])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.recipe.seed)
+            encoder = self._encoder(self.known)
+        fresh = encoder.state_dict()
+        for name, value in old.items():
+            own = name.startswith("readout.")
+            if own or fresh[name].shape != value.shape:
+                fresh[name][: count[own]] = value
+                if not own:
+                    fresh[name][count[own] :] = value.mean(0)
+            else:
+                fresh[name] = value
+        encoder.load_state_dict(fresh)
+        device = self.encoder.readout.mu.device
+        self.encoder = encoder.to(device).train(self.training)
+        if self.dispersion is not None:
+            more_rows = torch.zeros(encoder.neurons - len(self.dispersion), device=device)
+            self.dispersion = nn.Parameter(torch.cat([self.dispersion.detach(), more_rows]))
+
+    def describe(self, batch: Batch) -> NDArray[np.float32]:
+        """Functional barcodes (m, S C) float32 of the neurons that `NeuronSamples.read` named: unit vectors.
+
+        The length of the readout's weights tells how strongly a neuron is driven, their direction by what.
+        """
+        weight = self.encoder.readout.weight.detach()[self.rows[batch["index"].cpu()]].flatten(1).float().cpu()
+        return (weight / weight.norm(dim=1, keepdim=True).clamp_min(1e-12)).numpy()
+
+    # ----------------------------------------------------------------------------------------------------- predicting
+
+    @torch.no_grad()
+    def features(self, number: int, clip: Clip) -> Tensor:
+        """Core features (T, S C, h, w) of one clip."""
+        device = self.encoder.readout.mu.device
+        shown = {name: torch.from_numpy(np.array(value))[None].to(device) for name, value in clip.inputs().items()}
+        animal = torch.tensor([number], device=device)
+        with compute.autocast(device, self.recipe.fit.precision):
+            return self.encoder.features(shown["video"], shown["pupil"], shown["behaviour"], animal)[0]
+
+    @torch.no_grad()
+    def log_rates(self, number: int, some: Sequence[Clip]) -> list[Tensor]:
+        """Log rates (T, n) of a recording's neurons to each clip, averaged over streams."""
+        return [
+            self.encoder.log_rates(self.features(number, clip)[None], self.slices[number])[0].float() for clip in some
+        ]
+
+    def predict(self, kept: Kept, clip: Clip) -> NDArray[np.float32]:
+        """Predicted responses (T, n) of a recording's neurons to a clip, in units of their training mean."""
+        number = next(n for n, one in enumerate(self.known) if one.id == kept.recording.id)
+        with compute.resting(self):
+            return self.log_rates(number, [clip])[0].exp().cpu().numpy()
+
+
+@contextmanager
+def _drawing(seed: int, device: torch.device) -> Generator[None]:
+    """What the network draws depends on the batch alone; the process's own generator is left as it was."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def build(recipe: Recipe, samples: NeuronSamples) -> NeuronModel:
+    """The recipe's model for the neurons of some samples; every neuron starts where it is predicted best.
+
+    Positions are searched on features of the untrained core, see `brodmann.neurons.search`.
+    """
+    model = NeuronModel(recipe, [Known(kept.recording.id, samples.named(kept)) for kept in samples.kept])
+    adopt.begin(model, samples)
+    return model
+
+
+def rebuild(recipe: Recipe, config: Mapping[str, Any]) -> NeuronModel:
+    """The model of a trained run, before its weights are put back."""
+    return NeuronModel(recipe, [Known(str(one["id"]), tuple(one["neurons"])) for one in config["recordings"]])

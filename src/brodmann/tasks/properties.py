@@ -1,0 +1,282 @@
+"""Properties: whether a number that is known of every row can be read out of features the readout never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+
+from brodmann import splits
+from brodmann.errors import Refused, Usage
+from brodmann.settings import Split
+from brodmann.splits import Fold
+from brodmann.tasks import _metrics as metrics
+from brodmann.tasks import _rivals as rivals
+from brodmann.tasks import _rows
+from brodmann.tasks._drawn import drawn
+from brodmann.tasks._probe import fit_predict
+from brodmann.tasks._score import Estimate, Score
+
+Real = NDArray[np.float64]
+Rows = NDArray[np.int64]
+Parts = list[tuple[Rows, Rows]]
+
+NULLS = 8
+_NULL_ROWS = 4000
+_FIXED_PENALTY = 1e-2
+_NEIGHBOURS = (5, 15)
+_FEWEST = 20
+
+
+@dataclass(frozen=True, eq=False)
+class _Judge:
+    """Turns predictions of the held-out rows into R^2 and its draws."""
+
+    truth: Real
+    level: Real
+    """Mean of the training rows of each held-out row's fold."""
+    boot: metrics.Bootstrap
+
+    def value(self, said: Real) -> float:
+        return r_squared(self.truth, said, self.level)
+
+    def draws(self, said: Real) -> Real:
+        size = self.boot.times.shape[1]
+        left, all_ = (np.bincount(self.boot.cluster, (self.truth - other) ** 2, size) for other in (said, self.level))
+        whole = self.boot.times @ all_
+        return 1 - np.divide(self.boot.times @ left, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+
+    def against(self, own: float, draws: Real, said: Real, note: str = "") -> tuple[Estimate, Estimate]:
+        """Value of a rival, and the gain over it, paired over the draws."""
+        value, drawn_ = self.value(said), self.draws(said)
+        return metrics.estimate(value, drawn_, note), metrics.estimate(own - value, draws - drawn_)
+
+
+def properties(
+    table: AnnData,
+    target: str,
+    split: Split,
+    *,
+    seed: int = 0,
+    compare: bool = True,
+    extra_tables: Mapping[str, AnnData] | None = None,
+    folds: Sequence[Fold] | None = None,
+) -> Score:
+    """Score how well ridge regression on the features tells a number of held-out rows.
+
+    The headline is R^2 over all held-out rows of all folds together: 1 minus the squared error over that of the mean
+    of each fold's training rows, so that 0 is as good as knowing that mean. The penalty is chosen on training groups
+    that are left out of training. Every rival goes through the same folds: position alone, the features that came
+    with the table, other tables, and a spatial null.
+
+    Parameters
+    ----------
+    table : AnnData
+        Feature table; ``obs`` with id, subject, section, x_mm, y_mm, z_mm and the target.
+    target : str
+        A numeric column of ``obs``; rows where it is missing take no part.
+    split : Split
+        What is held out whole.
+    seed : int
+        Key of every draw.
+    compare : bool
+        False computes the headline alone.
+    extra_tables : mapping of str to AnnData, optional
+        Rivals embedded from the same samples, by name.
+    folds : sequence of Fold, optional
+        Use these folds; they are proven against ``split`` first.
+
+    Returns
+    -------
+    Score
+        With predictions for the held-out rows.
+
+    Raises
+    ------
+    Leak
+        Train and test share a group or a buffered neighbourhood.
+    Refused
+        Fewer than twenty known numbers, a constant one, a fold without known rows to learn from, features that are
+        not finite, or a rival that lacks rows.
+    Usage
+        No such column, or one that does not hold numbers.
+    """
+    obs = _rows.places(table)
+    made = _rows.check_folds(table, split, None if folds is None else list(folds))
+    y, remarks = _numbers(obs, target)
+    parts = _parts(made, y)
+    tested = np.concatenate([test for _, test in parts])
+    if float(np.ptp(y[tested])) == 0:
+        raise Refused(f"'{target}' should differ between held-out rows.", found=f"{y[tested][0]:g} everywhere.")
+    inner = _inner(obs, splits.groups(obs, split))
+    x = _rows.features(table)
+
+    def read_out(features: NDArray[np.float32]) -> Real:
+        return np.concatenate(
+            [fit_predict("ridge", features[a], y[a], inner(a), features[b], seed)[0] for a, b in parts]
+        )
+
+    cluster, unit, limits = drawn(table, split, tested)
+    level = np.concatenate([np.full(len(test), y[train].mean()) for train, test in parts])
+    judge = _Judge(y[tested], level, metrics.Bootstrap.of(cluster, seed))
+    said = read_out(x)
+    value, draws = judge.value(said), judge.draws(said)
+    overall = metrics.estimate(value, draws)
+    more = {
+        "correlation": Estimate(_correlation(said, y[tested]), note="Pearson, over all held-out rows"),
+        "median absolute error": Estimate(
+            float(np.median(np.abs(said - y[tested]))), note=f"in the unit of {target}; SD {float(y[tested].std()):.3g}"
+        ),
+    }
+    remarks += [*limits, _rows.exposure(table, split)]
+    against: dict[str, Estimate] = {}
+    gains: dict[str, Estimate] = {}
+    if compare:
+        given = {**_rows.baselines(table)}
+        for name, other in (extra_tables or {}).items():
+            given[name] = _rows.aligned(table, other, name)
+            remarks.append(_rows.exposure(other, split, f"the encoder of '{name}'"))
+        where, kind = metrics.coordinates(obs)
+        placed = bool(np.isfinite(where).all() and np.ptp(where, axis=0).any())
+        if placed:
+            forms = _from_position(where, kind, y, parts, inner, seed)
+            form = max(forms, key=lambda name: judge.value(forms[name]))
+            note = f"best form on the held-out rows: {form}"
+            against["coordinates only"], gains["coordinates only"] = judge.against(value, draws, forms[form], note)
+            if against["coordinates only"].value >= value:
+                remarks.append("position alone tells this number at least as well as the features do")
+            together = _joined(x, where, y, parts, inner, seed)
+            own, drawn_ = judge.value(together), judge.draws(together)
+            _, gain = judge.against(own, drawn_, forms[form])
+            note = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over coordinates only"
+            more["coordinates + features"] = metrics.estimate(own, drawn_, note)
+            against["spatial null"], more["features, as the null"] = _null(x, where, obs, y, made, inner, seed)
+        else:
+            remarks.append("not all places are known: nothing is compared with position")
+        for name, features in given.items():
+            against[name], gains[name] = judge.against(value, draws, read_out(features))
+    names, about = _rows.ids(table)[tested], _rows.about(table)
+    index = pd.Index(names, name="id", dtype=object)
+    return Score(
+        task="properties", target=target, metric="R^2", value=value, interval=(overall.low, overall.high),
+        n=len(tested), n_groups=judge.boot.times.shape[1], cluster=unit, what=str(about.get("system", "rows")),
+        split=splits.describe(split, made), folds=tuple(fold.name for fold in made), probe="ridge", seed=seed,
+        baselines=against, gains=gains, more=more, predicted=pd.Series(said, index=index, name="predicted"),
+        truth=pd.Series(y[tested], index=index, name="truth"), recipe_hash=str(about.get("recipe_hash", "")),
+        data_fingerprint=str(about.get("data_fingerprint", "")), remarks=tuple(text for text in remarks if text),
+    )  # fmt: skip
+
+
+def r_squared(truth: Real, said: Real, level: Real) -> float:
+    """One minus the squared error over that of ``level``, which was known before: NaN if that has none."""
+    whole = float(((truth - level) ** 2).sum())
+    return 1 - float(((truth - said) ** 2).sum()) / whole if whole > 0 else float("nan")
+
+
+def _numbers(obs: pd.DataFrame, target: str) -> tuple[Real, list[str]]:
+    """The target of every row, NaN where it is not known; and how many are not."""
+    numeric = [str(name) for name in obs.columns if pd.api.types.is_numeric_dtype(obs[name])]
+    if target not in numeric or pd.api.types.is_bool_dtype(obs[target]):
+        raise Usage(
+            f"the target should be a numeric column of the table, not '{target}'.",
+            found=f"{', '.join(numeric) or 'none'}.",
+            do="ask `areas` about a column of names." if target in obs else "",
+        )
+    y = obs[target].to_numpy(dtype=np.float64, na_value=np.nan)
+    y = np.where(np.isfinite(y), y, np.nan)
+    known = int((~np.isnan(y)).sum())
+    if known < _FEWEST:
+        raise Refused(f"'{target}' should be known of at least {_FEWEST} rows.", found=f"{known} of {len(y)}.")
+    return y, [f"{len(y) - known:,} of {len(y):,} rows have no '{target}'"] if known < len(y) else []
+
+
+def _parts(made: Sequence[Fold], y: Real) -> Parts:
+    """Known training and test rows of each fold that tests some."""
+    known = ~np.isnan(y)
+    parts = [(fold.train[known[fold.train]], fold.test[known[fold.test]]) for fold in made]
+    parts = [(train, test) for train, test in parts if len(test)]
+    if not parts or min(len(train) for train, _ in parts) < _FEWEST:
+        raise Refused(
+            f"every fold should hold {_FEWEST} known rows to learn from, and some fold known rows to test.",
+            found=f"{min((len(train) for train, _ in parts), default=0)} to learn from.",
+            do="choose another fold, or a split whose groups are known.",
+        )
+    return parts
+
+
+def _inner(obs: pd.DataFrame, group: NDArray[Any]) -> Callable[[Rows], NDArray[Any]]:
+    """Groups of training rows on which the penalty is chosen: those of the split; sections, where there is one."""
+    fine = splits.groups(obs, Split(by="section"))
+
+    def of(rows: Rows) -> NDArray[Any]:
+        return group[rows] if len(set(group[rows].tolist())) > 1 else fine[rows]
+
+    return of
+
+
+def _from_position(
+    where: Real, kind: str, y: Real, parts: Parts, inner: Callable[[Rows], NDArray[Any]], seed: int
+) -> dict[str, Real]:
+    """Predictions from places alone, in every form that is tried."""
+    found = {rivals.SMOOTH.format(kind): _joined(np.empty((len(y), 0), np.float32), where, y, parts, inner, seed)}
+    for k in _NEIGHBOURS:
+        said: list[Real] = []
+        for train, test in parts:
+            # A list of ranks, so that one neighbour still comes as a column.
+            ranks = cast("Any", list(range(1, min(k, len(train)) + 1)))
+            distance, index = cast("Any", KDTree(where[train]).query(where[test], k=ranks))
+            weight = 1 / np.maximum(distance, 1e-6)
+            said.append((weight * y[train][index]).sum(axis=1) / weight.sum(axis=1))
+        found[f"{k} nearest places ({kind})"] = np.concatenate(said)
+    return found
+
+
+def _joined(
+    x: NDArray[np.float32], where: Real, y: Real, parts: Parts, inner: Callable[[Rows], NDArray[Any]], seed: int
+) -> Real:
+    """Predictions from smooth functions of position beside features."""
+    said: list[Real] = []
+    for train, test in parts:
+        both = np.hstack([rivals.place_features(where, train, seed), x])
+        said.append(fit_predict("ridge", both[train], y[train], inner(train), both[test], seed)[0])
+    return np.concatenate(said)
+
+
+def _null(
+    x: NDArray[np.float32],
+    where: Real,
+    obs: pd.DataFrame,
+    y: Real,
+    made: Sequence[Fold],
+    inner: Callable[[Rows], NDArray[Any]],
+    seed: int,
+) -> tuple[Estimate, Estimate]:
+    """R^2 for numbers carried to other places by a movement of the brain and, beside it, for the true ones."""
+
+    def value(owner: Rows, train: Rows, test: Rows) -> float:
+        # a row's label is the row whose number it takes
+        learned = y[owner[train]]
+        said, _ = fit_predict("ridge", x[train], learned, inner(train), x[test], seed, penalty=_FIXED_PENALTY)
+        return r_squared(y[owner[test]], said, np.full(len(test), learned.mean()))
+
+    codes = np.where(np.isnan(y), -1, np.arange(len(y)))
+    usable = [fold for fold in made if (codes[fold.test] >= 0).any()]
+    brain = obs["subject"].astype(str).to_numpy(dtype=object)
+    moved, true = rivals.null_draws(value, where, brain, codes, usable, repeats=NULLS, rows=_NULL_ROWS, seed=seed)
+    low, high = np.nanpercentile(moved, [5, 95])
+    text = f"numbers moved through the brain, {NULLS} times; mean, 5th and 95th percentile"
+    same = f"on {_NULL_ROWS} training rows of one fold at a time, as the spatial null"
+    return (
+        Estimate(float(np.nanmean(moved)), float(low), float(high), text),
+        Estimate(float(np.nanmean(true)), float(np.nanmin(true)), float(np.nanmax(true)), same),
+    )
+
+
+def _correlation(a: Real, b: Real) -> float:
+    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else float("nan")
