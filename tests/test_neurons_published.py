@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from brodmann import weights
+import brodmann
+from brodmann import verbs
 from brodmann.errors import Corrupt, Refused
 from brodmann.neurons import published
 from brodmann.neurons.recipe import Network
@@ -348,17 +349,17 @@ def test_files_of_numbers_are_read_and_pickles_are_not(tmp_path: Path) -> None:
         published.read(tmp_path / "cut.npz")
 
 
-def test_conversion_writes_a_bundle_with_the_same_weights(tmp_path: Path) -> None:
+def test_conversion_makes_a_run_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = {name: value.float() if value.is_floating_point() else value for name, value in drawn(SMALL).items()}
     save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "fnn.safetensors")
-    encoder = published.convert(tmp_path / "fnn.safetensors", tmp_path / "bundle", SMALL)
-    kept, config = weights.read_bundle(tmp_path / "bundle")
-    assert (config["neurons"], config["height_px"], config["encoder"]["hidden"]) == (NEURONS, 144, SMALL.hidden)
-    again = published.build(SMALL, NEURONS)
-    again.load_state_dict(kept)
+    monkeypatch.setattr(published.public_model, "__defaults__", (SMALL,))
+    run = brodmann.convert("fnn", tmp_path / "fnn.safetensors", tmp_path / "run", quiet=True)
+    recipe, model = verbs.trained(brodmann.load(run.path))
+    assert (recipe.samples.height_px, model.encoder.neurons) == (144, NEURONS)
+    _, encoder = published.from_public(state, SMALL)
     video, pupil, behaviour = clip()
     given = video, pupil.float(), behaviour.float()
-    assert torch.equal(ours(again.eval(), *given), ours(encoder, *given))
+    assert torch.equal(ours(model.encoder, *given), ours(encoder, *given))
 
 
 @pytest.fixture

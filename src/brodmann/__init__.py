@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from brodmann.conversion import convert
     from brodmann.inspection import validate
     from brodmann.results import map, score
     from brodmann.stages import pipeline
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["embed", "fit", "load", "map", "pipeline", "recipe", "recipe_names", "score", "table", "validate"]
+__all__ = [
+    "convert", "embed", "fit", "load", "map", "pipeline", "recipe", "recipe_names", "score", "table", "validate",
+]  # fmt: skip
 
 _HOME = {
     **dict.fromkeys(("embed", "fit", "load", "recipe", "recipe_names", "table"), "verbs"),
     **dict.fromkeys(("map", "score"), "results"),
+    "convert": "conversion",
     "pipeline": "stages",
     "validate": "inspection",
 }

@@ -162,6 +162,21 @@ def pipeline(
     return run(recipe, data, out, changes=set, target=target, k=k, processes=processes)
 
 
+def convert(layout: Positional[Literal["fnn"]], file: Positional[Path], *, out: Path) -> int:
+    """Make a run of published weights, whose core then serves other animals: brodmann embed RUN --data ...
+
+    Args:
+        layout: Whose weights: fnn is github.com/cajal/fnn, version 2.
+        file: The state dict as .safetensors or .npz.
+        out: Run folder.
+    """
+    from brodmann.conversion import convert as make
+
+    run = make(layout, file, out)
+    _out.print(f"converted: {run.path}    next: brodmann embed {run.path} --data ...")
+    return 0
+
+
 def validate(data: Positional[Path], *, picture: Path | None = None) -> int:
     """Inspect data before spending time on them: pixel size, space, axes, stain, damaged files; one screen.
 
@@ -188,7 +203,7 @@ def check() -> int:
     return 0 if healthy else 4
 
 
-VERBS = {verb.__name__: verb for verb in (recipes, fit, embed, score, map, pipeline, validate, check)}
+VERBS = {verb.__name__: verb for verb in (recipes, fit, embed, score, map, pipeline, convert, validate, check)}
 
 
 def main(arguments: list[str] | None = None) -> None:

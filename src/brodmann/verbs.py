@@ -153,7 +153,7 @@ def fit(
                 samples = model.suit(samples)
                 train.fit(model, samples, recipe.fit, run, say=say, threads=threads, until=until)
                 if settle := getattr(model, "settle", None):
-                    settle(samples)
+                    settle(samples, say)
                 if compute.rank() == 0:
                     config = {**model.config(), "source": source.fingerprint}
                     run.save_weights(model.state_dict(), config, _card(recipe, source, samples))

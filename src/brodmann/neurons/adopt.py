@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +17,7 @@ from brodmann.neurons.samples import Clip, Kept, NeuronSamples, clips
 
 if TYPE_CHECKING:
     from brodmann.neurons.model import NeuronModel
+    from brodmann.progress import Say
 
 BLOCKS = 5
 """Blocks of time, each left out once, that judge places."""
@@ -25,6 +27,10 @@ PIECE = 300
 """Longest clip that the core is shown at once; every fifth one is left out together."""
 CHUNK = 300
 """Frames of features that are looked at together."""
+ENOUGH = 10_000
+"""Frames, evenly spread, that are enough to find where a neuron looks."""
+KEPT_BYTES = 4 << 30
+"""Most that the core's features of one recording may take."""
 WIDEST = 64
 """Directions of the features that the search for a place uses at most."""
 SURE = 0.004
@@ -113,19 +119,21 @@ def recordings(model: NeuronModel, samples: NeuronSamples, new: Sequence[Kept]) 
             solve(model, samples, number, kept, prior)
 
 
-def settle(model: NeuronModel, samples: NeuronSamples) -> None:
+def settle(model: NeuronModel, samples: NeuronSamples, say: Say) -> None:
     """Solve the readouts of all known neurons anew on the trained core, twice: what they have in common is then known.
 
     Gradient steps move the core and its readouts together and leave both behind; solved readouts predict better, and
     their spread is the prior for neurons to come. The first pass takes part of the time, the second all of it.
     """
-    with compute.resting(model):
+    total = 2 * len(samples.kept)
+    with compute.resting(model), say.progress("settle", 0, total, enabled=compute.lead()) as progress:
         wide = _barcodes(model)
         prior = head.Prior(torch.zeros(wide.shape[1]), torch.eye(wide.shape[1]) * 3 * wide.square().mean().sqrt())
         for share in (4, 1):
             for number, kept in zip(samples.order, samples.kept, strict=True):
                 shown = recalled(model, number, kept, clips(kept.recording, "train", longest=PIECE)[::share])
                 read_out(model, number, shown, look_up(model, shown, prior, samples.where(kept)), prior)
+                progress.advance(kept.recording.id)
             prior = head.Prior.of(_barcodes(model))
 
 
@@ -147,7 +155,11 @@ class Recalled(NamedTuple):
 
 
 def recalled(model: NeuronModel, number: int, kept: Kept, some: Sequence[Clip]) -> Recalled:
-    """Core features and responses of some clips, without their burn-in."""
+    """Core features and responses of some clips, without their burn-in; of fewer, evenly spread, if memory is short."""
+    height, width = model.encoder.core.size_px
+    settings = model.recipe.encoder
+    held = 2 * settings.streams * settings.outputs * height * width * sum(clip.frames for clip in some)
+    some = some[:: math.ceil(held / KEPT_BYTES)]
     burn, features, answers, block = model.recipe.samples.burn_in, list[Tensor](), list[Tensor](), list[Tensor]()
     for place, clip in enumerate(some):
         own = min(burn, clip.frames - 1)
@@ -164,8 +176,10 @@ def look_up(model: NeuronModel, shown: Recalled, prior: head.Prior, where: Where
     vectors, values, _ = torch.linalg.svd(prior.root)
     turn = vectors[:, :WIDEST] * values[:WIDEST]
 
+    thin = max(1, len(shown.block) // ENOUGH)
+
     def chunks(number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for some in torch.nonzero(shown.block == number)[:, 0].split(CHUNK):
+        for some in torch.nonzero(shown.block == number)[::thin, 0].split(CHUNK):
             turned = (shown.features[:, some].float() @ turn).permute(1, 2, 0).unflatten(2, (height, width))
             yield search.at_places(turned, height, width, FINER), shown.responses[some]
 

@@ -33,7 +33,7 @@ STRENGTHS = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1)
 """Of the prior, strong to weak; 1 would be right for neurons whose responses vary as Poisson counts do."""
 
 
-JUDGES = 48
+JUDGES = 32
 """Neurons, evenly chosen, that decide for all how strong the prior is."""
 
 
@@ -61,8 +61,8 @@ def solve(
     prior: Prior,
     *,
     strengths: tuple[float, ...] = STRENGTHS,
-    rounds: int = 4,
-    group: int = 16,
+    rounds: int = 3,
+    group: int | None = None,
 ) -> Solved:
     """Weights and biases of log rates that make responses most probable, given the prior.
 
@@ -81,22 +81,24 @@ def solve(
     prior : Prior
     strengths : tuple of float
     rounds : int
-        Newton steps per strength.
+        Newton steps at the chosen strength.
     group : int
-        Neurons solved together.
+        Neurons solved together; by default so many that their features take little memory.
 
     Returns
     -------
     Solved
     """
     channels = len(prior.mean)
+    group = group or max(1, 1024 // channels)
     some = torch.linspace(0, responses.shape[1] - 1, min(JUDGES, responses.shape[1])).round().long()
     losses = torch.zeros(len(strengths))
     for _, f, y in _groups(features, responses, prior, some, group):
         taught, judged = (f[:, ~left_out], y[:, ~left_out]), (f[:, left_out], y[:, left_out])
         w = _begin(y, channels)
         for number, strength in enumerate(strengths):
-            for _ in range(rounds):
+            # two steps, since each strength starts where the last one ended
+            for _ in range(2):
                 w = _newton(w, *taught, strength)
             losses[number] += _loss(w, *judged).sum()
     best = strengths[int(losses.argmin())]

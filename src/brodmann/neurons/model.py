@@ -19,6 +19,7 @@ from brodmann.neurons import adopt
 from brodmann.neurons.encoder import Encoder
 from brodmann.neurons.recipe import Recipe
 from brodmann.neurons.samples import Clip, Kept, NeuronSamples, clips
+from brodmann.progress import Say
 from brodmann.samples import Batch, Loss
 
 
@@ -143,9 +144,9 @@ class NeuronModel(nn.Module):
             )  # fmt: skip
         return math.fsum(losses) / len(losses)
 
-    def settle(self, samples: NeuronSamples) -> None:
+    def settle(self, samples: NeuronSamples, say: Say) -> None:
         """After training: solve all readouts anew on the core, see `brodmann.neurons.adopt.settle`."""
-        adopt.settle(self, samples)
+        adopt.settle(self, samples, say)
 
     # ----------------------------------------------------------------------------------------------------- describing
 

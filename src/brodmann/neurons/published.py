@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from brodmann import settings as plainly
 from brodmann import weights
 from brodmann.errors import Corrupt, Refused
 from brodmann.neurons.encoder import Encoder
-from brodmann.neurons.recipe import Network
+from brodmann.neurons.model import Known, NeuronModel
+from brodmann.neurons.recipe import Clips, Network, Recipe
 from brodmann.neurons.standardised import Standardised
 
 NETWORK = Network(
@@ -117,45 +117,33 @@ def read(path: Path) -> dict[str, Tensor]:
     )
 
 
-def convert(source: Path, out: Path, network: Network = NETWORK) -> Encoder:
-    """Write the public model's weights as a bundle (``model.safetensors``, ``config.json``, ``card.md``).
+def public_model(source: Path, network: Network = NETWORK) -> NeuronModel:
+    """The public model as one of ours, with its neurons as those of a recording named "public".
+
+    Its core serves other animals: their recordings are learned with the core kept as it is.
 
     Parameters
     ----------
     source : Path
         Public weights, as `read` takes them.
-    out : Path
-        The bundle's folder.
     network : Network
         See `from_public`.
-
-    Returns
-    -------
-    Encoder
 
     Raises
     ------
     Refused
         See `read` and `from_public`.
-    Corrupt, NoRoom, Unwritable
-        What the disk says.
     """
     _, encoder = from_public(read(source), network)
-    config = {
-        "system": "neurons",
-        "encoder": plainly.plain(network),
-        "animals": encoder.animals,
-        "neurons": encoder.neurons,
-        "behaviour": encoder.behaviour,
-        "height_px": HEIGHT_PX,
-        "width_px": WIDTH_PX,
-        "rate_hz": RATE_HZ,
-    }
-    weights.write_bundle(out, encoder.state_dict(), config, _card(encoder))
-    return encoder
+    size = Clips(rate_hz=RATE_HZ, height_px=HEIGHT_PX, width_px=WIDTH_PX, frames=100)
+    names = tuple(f"public/{number:05d}" for number in range(encoder.neurons))
+    model = NeuronModel(Recipe(samples=size, encoder=network), [Known("public", names)])
+    model.encoder.load_state_dict(encoder.state_dict())
+    return model
 
 
-def _card(encoder: Encoder) -> str:
+def card(encoder: Encoder) -> str:
+    """Model card of the public weights."""
     return (
         "# Foundation model of neural activity, public weights\n\n"
         f"Weights of github.com/cajal/fnn (Wang et al., Nature 640, 2025) for {encoder.neurons:,} neurons of a mouse, "

@@ -1,0 +1,162 @@
+"""A new animal with minutes of data: a core trained on other animals against a network of the animal's own.
+
+    python benchmarks/bench_transfer.py --out FOLDER [--seeds 0 1 2] [--minutes 1 2 4 8 16] [--recipe neurons-tiny]
+
+Planted recordings (`brodmann.phantom.recordings`): the core is trained on all animals but the targets. On a target, the
+core is kept and only where neurons look and what they read is found (`brodmann.neurons.adopt`); the rival is the same
+recipe trained on the same minutes of the target alone, with the same search for places, the same solved readouts, and
+early stopping on a sixth of the minutes. Test clips are the same in all rows: natural video, and five kinds of stimuli
+that nothing was trained on. Every piece is kept in the folder, so that the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+import brodmann as bm
+from brodmann import phantom, verbs
+from brodmann.neurons.answers import answers
+from brodmann.neurons.samples import NeuronSamples
+from brodmann.neurons.source import Recording, Source
+from brodmann.progress import Say
+from brodmann.tasks import transfer
+from brodmann.tasks._reliability import reliability
+
+LOOKS = {"judge_every": 100, "patience": 3, "keep": "best"}
+"""How the animal's own network is stopped: after three looks, a hundred steps apart, without a new best."""
+
+
+def chosen(source: Source, ids: list[int]) -> Source:
+    """Some recordings of a source."""
+    recordings: list[Recording] = []
+    tables: list[pd.DataFrame] = []
+    first = 0
+    for number in ids:
+        one = source.recordings[number]
+        tables.append(source.neurons.iloc[one.rows.start : one.rows.stop])
+        recordings.append(dataclasses.replace(one, rows=range(first, first + len(one.rows))))
+        first += len(one.rows)
+    name = f"{source.fingerprint}{ids}"
+    return dataclasses.replace(
+        source, recordings=recordings, neurons=pd.concat(tables, ignore_index=True), fingerprint=name
+    )
+
+
+def limited(source: Source, minutes: float, *, judged: bool) -> Source:
+    """The first minutes of training; ``judged`` keeps every sixth clip of them to choose when to stop."""
+    cut: list[Recording] = []
+    for one in source.recordings:
+        trials = one.trials
+        train = trials[trials["part"] == "train"]
+        kept = train[train["frames"].cumsum() <= minutes * 60 * one.rate_hz + 1e-6]
+        apart = kept.index[5::6] if judged else kept.index[:0]
+        others = trials[trials["part"] == "test"]
+        both = pd.concat([kept, others]).sort_values("frame")
+        both.loc[apart, "part"] = "valid"
+        cut.append(dataclasses.replace(one, trials=both))
+    return dataclasses.replace(source, recordings=cut, fingerprint=f"{source.fingerprint}/{minutes}/{judged}")
+
+
+def judged(model: Any, samples: NeuronSamples) -> dict[str, np.ndarray]:
+    """CC_norm of each neuron for each kind of stimulus, and CC_max for natural video."""
+    found: dict[str, np.ndarray] = {}
+    burn = samples.recipe.samples.burn_in
+    for one in answers(samples, model.predict):
+        value = reliability(one["predicted"], one["observed"], clips=list(one["clips"].values()), burn_in=burn)
+        found[one["domain"]] = value.normalised
+        found[f"{one['domain']} CC_max"] = value.maximum
+    found["ids"] = one["ids"].astype(str)
+    return found
+
+
+def main() -> None:
+    """Run, or go on."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--recipe", default="neurons-tiny")
+    parser.add_argument("--animals", type=int, default=8)
+    parser.add_argument("--targets", type=int, default=2)
+    parser.add_argument("--neurons", type=int, default=250)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--minutes", type=float, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--methods", nargs="+", default=["foundation", "individual"])
+    parser.add_argument("--set", nargs="*", default=[], help="changes of the recipe, such as fit.steps=300")
+    asked = parser.parse_args()
+    changes = dict(text.split("=", 1) for text in asked.set)
+    values = {key: (int(value) if value.isdigit() else value) for key, value in changes.items()}
+    source = phantom.recordings(animals=asked.animals, neurons=asked.neurons, minutes=max(16.0, *asked.minutes))
+    known = list(range(asked.animals - asked.targets))
+    targets = list(range(len(known), asked.animals))
+    points: list[transfer.Point] = []
+    ceilings: list[float] = []
+    for seed in asked.seeds:
+        recipe = bm.recipe(asked.recipe, {**values, "seed": seed})
+        core = asked.out / f"core-{seed}"
+        if "foundation" in asked.methods:
+            verbs.fit(recipe, chosen(source, known), core)
+        for target in targets:
+            for minutes in asked.minutes:
+                for method in asked.methods:
+                    kept = asked.out / f"{method}-{seed}-{target}-{minutes:g}.npz"
+                    if not kept.exists():
+                        begun = time.process_time()
+                        found = (
+                            foundation(core, source, target, minutes)
+                            if method == "foundation"
+                            else individual(recipe, asked.out, source, target, minutes)
+                        )
+                        np.savez(kept, cpu_s=time.process_time() - begun, **found)
+                    with np.load(kept) as found:
+                        subject = source.recordings[target].subject
+                        print(
+                            f"seed {seed} {subject} {minutes:g} min {method}: median CC_norm "
+                            f"{np.nanmedian(found['natural']):.3f}, {float(found['cpu_s']):.0f} CPU s",
+                            flush=True,
+                        )
+                        ceilings.append(float(np.nanmedian(found["natural CC_max"])))
+                        domains = [name for name in found.files if f"{name} CC_max" in found.files]
+                        points += [
+                            transfer.Point(
+                                subject=subject, seed=seed, minutes=minutes, method=method, ids=found["ids"],
+                                cc_norm=found[domain], domain=domain,
+                            )
+                            for domain in domains
+                        ]  # fmt: skip
+    score = transfer.transfer(points)
+    score.save(asked.out)
+    Console(width=140).print(score.table())
+    print(score)
+    print(f"median CC_max of natural video: {np.median(ceilings):.2f}")
+
+
+def foundation(core: Path, source: Source, target: int, minutes: float) -> dict[str, np.ndarray]:
+    """The target's readouts on the kept core."""
+    recipe, model = verbs.trained(verbs.load(core))
+    samples = NeuronSamples(limited(chosen(source, [target]), minutes, judged=False), recipe)
+    return judged(model, model.suit(samples))
+
+
+def individual(recipe: Any, out: Path, source: Source, target: int, minutes: float) -> dict[str, np.ndarray]:
+    """A network of the target's own, from the same minutes."""
+    plan = dataclasses.replace(recipe.fit, **LOOKS)
+    own = dataclasses.replace(recipe, fit=plan)
+    data = limited(chosen(source, [target]), minutes, judged=True)
+    folder = out / f"own-{recipe.seed}-{target}-{minutes:g}"
+    verbs.fit(own, data, folder, quiet=True)
+    _, model = verbs.trained(verbs.load(folder))
+    # the readouts are solved on all of the minutes, as the foundation's are
+    samples = model.suit(NeuronSamples(limited(chosen(source, [target]), minutes, judged=False), own))
+    model.settle(samples, Say(quiet=True))
+    return judged(model, samples)
+
+
+if __name__ == "__main__":
+    main()
