@@ -164,13 +164,14 @@ class Best:
 
     def counters(self) -> dict[str, Any]:
         """For a checkpoint: plain JSON."""
-        return {"best": {"loss": self.loss, "since": self.since}} if self.state else {}
+        return {"best": {"loss": self.loss if self.state else None, "since": self.since}}
 
     def restore(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
         """Put back what a checkpoint held."""
         self.state = {name[5:]: value for name, value in tensors.items() if name.startswith("best.")}
         if "best" in extra:
-            self.loss, self.since = float(extra["best"]["loss"]), int(extra["best"]["since"])
+            loss, self.since = extra["best"]["loss"], int(extra["best"]["since"])
+            self.loss = math.inf if loss is None else float(loss)
 
 
 def _accumulate(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from brodmann import compute
+from brodmann.errors import Refused
 from brodmann.neurons import energies, head, search
 from brodmann.neurons.retinotopy import Where
 from brodmann.neurons.samples import Clip, Kept, NeuronSamples, clips
@@ -63,7 +64,7 @@ def seen(kept: Kept, burn_in: int, where: Where | None) -> tuple[search.Found, T
             maps = energies.energies(torch.from_numpy(np.array(clip.inputs()["video"])), rate_hz)[own:]
             yield search.at_places(maps, height, width, FINER), torch.from_numpy(clip.responses()[own:, kept.columns])
 
-    shown = clips(kept.recording, "train", longest=PIECE)
+    shown = pieces(kept, burn_in)
     moments = search.Moments.gather(block(shown[number::BLOCKS]) for number in range(BLOCKS))
     places = search.grid(height, width, FINER) * torch.tensor([(width - 1) / width, (height - 1) / height])
     return search.search(moments, places=_square(places, height / width), where=where), places
@@ -119,6 +120,30 @@ def recordings(model: NeuronModel, samples: NeuronSamples, new: Sequence[Kept]) 
             solve(model, samples, number, kept, prior)
 
 
+def pieces(kept: Kept, burn_in: int) -> list[Clip]:
+    """Training clips of a recording, cut so short that there are several for each of `BLOCKS`.
+
+    Raises
+    ------
+    Refused
+        Where there are not two.
+    """
+    trials = kept.recording.trials
+    total = int(trials.loc[trials["part"] == "train", "frames"].sum())
+    found = clips(kept.recording, "train", longest=max(1, min(PIECE, max(3 * burn_in, total // (2 * BLOCKS)))))
+    if len(found) < 2:
+        raise Refused(
+            f"{kept.recording.id} should have training time to learn its neurons from.", found=f"{total} frames.",
+            do="give more, or leave the recording out.",
+        )  # fmt: skip
+    return found
+
+
+def fewer(some: Sequence[Clip], share: int) -> Sequence[Clip]:
+    """One in ``share`` clips, evenly spread, but two for each of `BLOCKS` where there are so many."""
+    return some[:: max(1, min(share, len(some) // (2 * BLOCKS)))]
+
+
 def settle(model: NeuronModel, samples: NeuronSamples, say: Say) -> None:
     """Solve the readouts of all known neurons anew on the trained core, twice: what they have in common is then known.
 
@@ -131,7 +156,7 @@ def settle(model: NeuronModel, samples: NeuronSamples, say: Say) -> None:
         prior = head.Prior(torch.zeros(wide.shape[1]), torch.eye(wide.shape[1]) * 3 * wide.square().mean().sqrt())
         for share in (4, 1):
             for number, kept in zip(samples.order, samples.kept, strict=True):
-                shown = recalled(model, number, kept, clips(kept.recording, "train", longest=PIECE)[::share])
+                shown = recalled(model, number, kept, fewer(pieces(kept, model.recipe.samples.burn_in), share))
                 read_out(model, number, shown, look_up(model, shown, prior, samples.where(kept)), prior)
                 progress.advance(kept.recording.id)
             prior = head.Prior.of(_barcodes(model))
@@ -139,7 +164,7 @@ def settle(model: NeuronModel, samples: NeuronSamples, say: Say) -> None:
 
 def solve(model: NeuronModel, samples: NeuronSamples, number: int, kept: Kept, prior: head.Prior) -> None:
     """Place and readout of every neuron of one recording, with the core as it is."""
-    shown = recalled(model, number, kept, clips(kept.recording, "train", longest=PIECE))
+    shown = recalled(model, number, kept, pieces(kept, model.recipe.samples.burn_in))
     read_out(model, number, shown, look_up(model, shown, prior, samples.where(kept)), prior)
 
 
@@ -159,7 +184,7 @@ def recalled(model: NeuronModel, number: int, kept: Kept, some: Sequence[Clip]) 
     height, width = model.encoder.core.size_px
     settings = model.recipe.encoder
     held = 2 * settings.streams * settings.outputs * height * width * sum(clip.frames for clip in some)
-    some = some[:: math.ceil(held / KEPT_BYTES)]
+    some = fewer(some, math.ceil(held / KEPT_BYTES))
     burn, features, answers, block = model.recipe.samples.burn_in, list[Tensor](), list[Tensor](), list[Tensor]()
     for place, clip in enumerate(some):
         own = min(burn, clip.frames - 1)

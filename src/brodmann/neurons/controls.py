@@ -15,7 +15,7 @@ from brodmann import compute
 from brodmann.neurons import adopt, head, statistics
 from brodmann.neurons.model import Known, NeuronModel
 from brodmann.neurons.recipe import Recipe
-from brodmann.neurons.samples import Kept, NeuronSamples, clips
+from brodmann.neurons.samples import Kept, NeuronSamples
 from brodmann.samples import Batch
 
 Floats = NDArray[np.float32]
@@ -89,7 +89,7 @@ def _untrained(recipe: Recipe, samples: NeuronSamples, kept: Kept) -> NDArray[np
     adopt.begin(model, alone)
     width = recipe.encoder.outputs * recipe.encoder.streams
     with compute.resting(model):
-        some = clips(kept.recording, "train", longest=adopt.PIECE)[::_SHARE]
+        some = adopt.fewer(adopt.pieces(kept, recipe.samples.burn_in), _SHARE)
         shown = adopt.recalled(model, 0, kept, some)
         positions = model.encoder.readout.mu[model.slices[0]].tanh().cpu()
         adopt.read_out(model, 0, shown, positions, head.Prior(torch.zeros(width), torch.eye(width)))

@@ -37,8 +37,7 @@ def energies(video: Tensor, rate_hz: float) -> Tensor:
         Brightness; root mean squares of differences across, down and along both diagonals, and of the change between
         frames; mean products of the change with the slope across and down; each averaged over three spans of the past.
     """
-    light = video.float() / 255
-    light = light - light.mean()
+    light = video.float() / 255 - 0.5
     change = F.pad(light[1:] - light[:-1], (0, 0, 0, 0, 1, 0))
     across = F.pad(light[:, :, 2:] - light[:, :, :-2], (1, 1))
     down = F.pad(light[:, 2:] - light[:, :-2], (0, 0, 1, 1))

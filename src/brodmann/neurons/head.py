@@ -93,6 +93,8 @@ def solve(
     group = group or max(1, 1024 // channels)
     some = torch.linspace(0, responses.shape[1] - 1, min(JUDGES, responses.shape[1])).round().long()
     losses = torch.zeros(len(strengths))
+    # too little time to leave any out: the middle strength
+    losses[len(strengths) // 2] -= 0.0 if left_out.any() else 1.0
     for _, f, y in _groups(features, responses, prior, some, group):
         taught, judged = (f[:, ~left_out], y[:, ~left_out]), (f[:, left_out], y[:, left_out])
         w = _begin(y, channels)
@@ -100,7 +102,7 @@ def solve(
             # two steps, since each strength starts where the last one ended
             for _ in range(2):
                 w = _newton(w, *taught, strength)
-            losses[number] += _loss(w, *judged).sum()
+            losses[number] += _loss(w, *judged).sum() if left_out.any() else 0.0
     best = strengths[int(losses.argmin())]
     out_w, out_b = torch.zeros(responses.shape[1], channels), torch.zeros(responses.shape[1])
     for rows, f, y in _groups(features, responses, prior, torch.arange(responses.shape[1]), group):
@@ -148,10 +150,13 @@ def _loss(w: Tensor, f: Tensor, y: Tensor) -> Tensor:
 def _newton(w: Tensor, f: Tensor, y: Tensor, strength: float) -> Tensor:
     """One damped Newton step for each neuron of a group; the gradient is exact, the curvature is of every 4th frame."""
     x = f[..., :-1]
-    rate = _log_rate(w, f).exp()
+    log_rate = _log_rate(w, f)
+    # beyond the limits the loss is flat, and so is its slope
+    inside = (log_rate > -2 * LIMIT) & (log_rate < LIMIT)
+    rate = log_rate.exp()
     penalty = torch.full((x.shape[-1],), strength)
     penalty[-1] = 0.0
-    gradient = ((rate - y)[:, None] @ x)[:, 0] + penalty * w
+    gradient = (((rate - y) * inside)[:, None] @ x)[:, 0] + penalty * w
     few = x[:, ::4] if x.shape[1] > 4000 else x
     share = x.shape[1] / few.shape[1]
     thin = rate[:, :: 4 if few is not x else 1]

@@ -67,6 +67,8 @@ class NeuronModel(nn.Module):
             rate_hz=size.rate_hz,
         )
         encoder.readout.jitter = self.recipe.objective.position_jitter
+        # what never has a gradient must not be waited for by several processes
+        encoder.readout.sigma.requires_grad_(self.recipe.objective.position_jitter)
         return encoder
 
     def _name(self, known: Sequence[Known]) -> None:

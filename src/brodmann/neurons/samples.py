@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from brodmann import splits
-from brodmann.errors import Refused
+from brodmann.errors import Refused, Usage
 from brodmann.neurons import statistics
 from brodmann.neurons.pictures import corners_um
 from brodmann.neurons.recipe import Recipe
@@ -96,7 +96,14 @@ class NeuronSamples:
     def __init__(self, source: Source, recipe: Recipe, *, part: Literal["all", "train"] = "all") -> None:
         self.source, self.recipe, self.space, self.part = source, recipe, source.space, part
         self.skipped = list(source.skipped)
+        for one in source.recordings:
+            _fits(one, recipe)
         rows = np.arange(len(source.neurons))
+        if recipe.split.fold is not None and recipe.split.by != "brain":
+            raise Usage(
+                "neurons are held out with their animal: its video and behaviour teach the core, too.",
+                found=f"split.by = '{recipe.split.by}'.", do="set split.by = 'brain', or split.fold to none.",
+            )  # fmt: skip
         if part == "train" and recipe.split.fold is not None:
             rows = splits.folds(source.neurons, recipe.split)[0].train
         section = pd.factorize(source.neurons["section"], sort=True)[0]
@@ -228,6 +235,23 @@ class NeuronSamples:
             pairs = list(zip(trials["frame"].tolist(), trials["video"].tolist(), strict=True))
             found.append((pairs, np.cumsum(np.asarray(trials["frames"]) - length + 1)))
         return found
+
+
+def _fits(recording: Recording, recipe: Recipe) -> None:
+    """Refuse a recording of another rate or size than the recipe's."""
+    wanted = recipe.samples
+    shape = tuple(recording.video.shape[1:])
+    if abs(recording.rate_hz / wanted.rate_hz - 1) > 0.01:
+        raise Refused(
+            f"{recording.id} should have {wanted.rate_hz:g} frames per second, as the recipe says.",
+            found=f"{recording.rate_hz:g}.", do=f"set samples.rate_hz={recording.rate_hz:g}, or resample it.",
+        )  # fmt: skip
+    if shape != (wanted.height_px, wanted.width_px):
+        raise Refused(
+            f"video of {recording.id} should be {wanted.height_px} x {wanted.width_px} px, as the recipe says.",
+            found=f"{' x '.join(map(str, shape))}.",
+            do=f"set samples.height_px={shape[0]} and samples.width_px={shape[1]}, or scale it.",
+        )
 
 
 def clips(recording: Recording, part: str, *, longest: int = 0) -> list[Clip]:

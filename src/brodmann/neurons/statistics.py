@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from brodmann.errors import Refused
 from brodmann.neurons.source import BEHAVIOUR, Recording
 
 LIMIT_SD = 10.0
@@ -90,7 +91,15 @@ def _computed(recording: Recording) -> Statistics:
     total = np.zeros(n)
     step = max(_BYTES // max(8 * n, 1), 1)
     for start in range(0, len(frames), step):
-        total += recording.responses[frames[start : start + step]].sum(0, dtype=np.float64)
+        block = recording.responses[frames[start : start + step]]
+        if block.size and not block.min() >= 0:
+            raise Refused(
+                f"responses of {recording.id} should be rates or counts, zero or more.",
+                found="negative values, or NaN, within training trials.",
+                cause="traces that were not deconvolved, or trials where nothing was recorded.",
+                do="deconvolve them, or leave those trials out.",
+            )
+        total += block.sum(0, dtype=np.float64)
     mean = (total / len(frames) if len(frames) else np.full(n, np.nan)).astype(np.float32)
     dead = ~(mean > 0)
     remarks: list[str] = []
