@@ -18,8 +18,8 @@ class Clips:
     height_px: int = pydantic.Field(default=36, ge=8)
     width_px: int = pydantic.Field(default=64, ge=8)
     """Size of the video; recordings of another size are refused."""
-    frames: int = pydantic.Field(default=60, ge=2)
-    """Length of a training clip."""
+    frames: int = pydantic.Field(default=60, ge=1)
+    """Length of a training clip; 1 for still pictures."""
     burn_in: int = pydantic.Field(default=10, ge=0)
     """Frames at the start of every clip and trial that are predicted but not judged: the network fills its memory."""
     valid: float = pydantic.Field(default=0.1, gt=0, lt=0.5)
