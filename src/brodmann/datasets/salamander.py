@@ -15,10 +15,10 @@ measuring only. Generator: MIT (Gollisch laboratory).
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -89,14 +89,14 @@ def movie(frames: int = FRAMES) -> Iterator[NDArray[np.uint8]]:
         The package that generates it is missing.
     """
     try:
-        from retinawhitenoise import binarystimulus  # pyright: ignore[reportMissingTypeStubs]
+        binarystimulus = importlib.import_module("retinawhitenoise.binarystimulus")
     except ImportError as error:
         raise Refused(
             "the movie of the salamander set needs the package retinawhitenoise.",
             found=str(error),
             do="pip install 'brodmann[retina]'.",
         ) from error
-    runs = cast("Any", binarystimulus).recreate(SEED, (WIDTH, HEIGHT), RUN, -(-frames // RUN))
+    runs = binarystimulus.recreate(SEED, (WIDTH, HEIGHT), RUN, -(-frames // RUN))
     for number, run in enumerate(runs):
         # x, y, time, of -1 and 1
         some = np.asarray(run)[:, :, : frames - number * RUN].transpose(2, 1, 0)
