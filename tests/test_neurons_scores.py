@@ -232,7 +232,7 @@ def test_the_rival_reads_the_energies_at_the_place_that_was_found_and_never_fall
 def test_the_rival_is_fitted_once_and_tells_clips_apart(samples, monkeypatch):
     times = []
 
-    def seen(kept: Any, burn_in: int) -> tuple[search.Found, Tensor]:
+    def seen(kept: Any, burn_in: int, where: Any) -> tuple[search.Found, Tensor]:
         times.append(kept.recording.id)
         n, c = len(kept.columns), energies.COUNT
         place = torch.zeros(n, dtype=torch.int64)
