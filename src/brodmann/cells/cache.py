@@ -1,16 +1,12 @@
 """The cache of a `Source`: raw arrays and one manifest in a folder, written section by section, mapped when read.
 
-A folder comes into being whole: it is written under a name of its own and renamed at the end, so that two processes may
-convert the same data at once and a killed one leaves nothing that could be mistaken for a result.
+A folder comes into being whole, see `brodmann.caches`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
-import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -20,19 +16,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from brodmann import atomic
+from brodmann import atomic, caches
 from brodmann.cells.columns import Column, Names, Stream, as_bytes, hashed
 from brodmann.cells.counts import permuted
 from brodmann.cells.panel import Panel
 from brodmann.cells.source import CellSection, Source
-from brodmann.errors import Corrupt, Refused
+from brodmann.errors import Refused
 from brodmann.near.neighbours import morton
 from brodmann.space import Space
 
 VERSION = 2
 """Of the layout on disk and of what conversion does; part of the name of every cache."""
-MANIFEST = "manifest.json"
-_ELSEWHERE = "free space, or name another folder in the environment variable BRODMANN_CACHE."
 Csr = tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.uint16]]
 """indptr (n + 1,), gene (nnz,) ascending within a row, count (nnz,)."""
 
@@ -68,11 +62,8 @@ class Writer:
         self._hashes: list[NDArray[np.uint64]] = []
         self._types, self._volume = Names(), False
         self._labels: dict[str, Column] = {}
-        with atomic.guard(f"the cache of {name}", folder.parent, need=0, do=_ELSEWHERE):
-            atomic.make(folder.parent)
-            _sweep(folder)
-            self.working = folder.with_name(f"{folder.name}.{_me()}.{secrets.token_hex(4)}{atomic.PARTIAL}")
-            self.working.mkdir()
+        with atomic.guard(f"the cache of {name}", folder.parent, need=0, do=caches.ELSEWHERE):
+            self.working = caches.begin(folder)
         kinds: dict[str, tuple[Any, tuple[int, ...]]] = {
             "xy_um": (np.float32, (2,)),
             "xyz_mm": (np.float32, (3,)),
@@ -160,7 +151,7 @@ class Writer:
             if (types is None) != (not self._types.asked) or (volume_um3 is None) == self._volume:
                 raise Refused("types and volumes should be given for all sections or none.", found=f"{id} differs.")
         need = 100 * n + (0 if csr is None else 4 * len(csr[1]))
-        with atomic.guard(f"the cache of {self._name}", self.working, need=need, do=_ELSEWHERE):
+        with atomic.guard(f"the cache of {self._name}", self.working, need=need, do=caches.ELSEWHERE):
             order = morton(xy)
             self._add("xy_um", xy[order])
             self._add("xyz_mm", xyz[order])
@@ -217,18 +208,11 @@ class Writer:
         content = {key: value for key, value in about.items() if key not in {"name", "version"}}
         about["fingerprint"] = hashlib.sha256(atomic.dumps(content).encode()).hexdigest()
         about["skipped"], about["remarks"] = self._skipped, list(remarks)
-        with atomic.guard(f"the cache of {self._name}", self._folder.parent, need=1 << 20, do=_ELSEWHERE):
+        with atomic.guard(f"the cache of {self._name}", self._folder.parent, need=1 << 20, do=caches.ELSEWHERE):
             for key in {"types", "volume_um3"} - set(streams):
                 atomic.remove(self.working / f"{key}.bin")
-            atomic.write_text(self.working / MANIFEST, json.dumps(about, sort_keys=True))
-            atomic.sync_tree(self.working)
-            try:
-                self.working.rename(self._folder)
-            except OSError:
-                # another process converted the same data meanwhile: its folder is as good
-                if not (self._folder / MANIFEST).is_file():
-                    raise
-            atomic.sync(self._folder.parent)
+            atomic.write_text(self.working / caches.MANIFEST, json.dumps(about, sort_keys=True))
+            caches.keep(self.working, self._folder)
         return read(self._folder)
 
     def _add(self, key: str, values: NDArray[Any]) -> None:
@@ -317,7 +301,7 @@ def read(folder: Path, *, verify: bool = False) -> Source:
         An array or the manifest is missing, cut short, or (``verify``) altered.
     """
     try:
-        about = cast("dict[str, Any]", json.loads((folder / MANIFEST).read_text("utf-8")))
+        about = cast("dict[str, Any]", json.loads((folder / caches.MANIFEST).read_text("utf-8")))
         if about["version"] != VERSION:
             raise ValueError(f"version {about['version']}")
         arrays = {key: Stream.read(folder, key, said, verify=verify) for key, said in about["arrays"].items()}
@@ -345,32 +329,4 @@ def read(folder: Path, *, verify: bool = False) -> Source:
             **arrays,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Corrupt(
-            f"{folder} should hold the arrays its {MANIFEST} lists.",
-            found=str(error),
-            cause="a copy or a disk that lost files, or another version of the package.",
-            do="delete the folder; it is made anew from the data.",
-        ) from error
-
-
-def _me() -> str:
-    return f"{socket.gethostname().replace('.', '-')}-{os.getpid()}"
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed processes of this machine left of the same cache."""
-    host = socket.gethostname().replace(".", "-")
-    for left in folder.parent.glob(f"{folder.name}.{host}-*{atomic.PARTIAL}"):
-        pid = left.name.removeprefix(f"{folder.name}.{host}-").split(".")[0]
-        if pid.isdigit() and int(pid) != os.getpid() and not Path(f"/proc/{pid}").exists() and not _runs(int(pid)):
-            atomic.remove_quietly(left)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+        raise caches.damaged(folder, error) from error

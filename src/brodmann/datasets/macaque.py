@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +24,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from brodmann import caches
 from brodmann.errors import Refused
 from brodmann.neurons import cache
 from brodmann.neurons.source import Source
@@ -72,9 +72,8 @@ def open(folder: str | Path, *, split: Order, seed: int = 0) -> Source:
         raise Refused(f"{folder.name} should hold {', '.join(names)}.", found=f"no {absent[0]}.")
     content = b"".join((folder / name).read_bytes() for name in names)
     key = hashlib.sha256(content + repr((GROUND, FIGURE, RATE_HZ, cache.VERSION)).encode()).hexdigest()
-    root = Path(os.environ.get("BRODMANN_CACHE") or Path.home() / ".cache" / "brodmann")
-    where = root / f"neurons-macaque-{key[:20]}"
-    if not (where / cache.MANIFEST).is_file():
+    where = caches.home() / f"neurons-macaque-{key[:20]}"
+    if not (where / caches.MANIFEST).is_file():
         _convert(folder, where)
     source = cache.read(where)
     recording = source.recordings[0]

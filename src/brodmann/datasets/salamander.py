@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +23,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from brodmann import caches
 from brodmann.errors import Refused
 from brodmann.neurons import cache
 from brodmann.neurons.source import Source
@@ -68,9 +68,8 @@ def open(folder: str | Path) -> Source:
     content = b"".join((folder / name).read_bytes() for name in (RESPONSES, CENTRES))
     settings = (SEED, WIDTH, HEIGHT, FRAMES, ROWS, COLUMNS, TEST, VALID, TRIAL, RATE_HZ, cache.VERSION)
     key = hashlib.sha256(content + repr(settings).encode()).hexdigest()
-    root = Path(os.environ.get("BRODMANN_CACHE") or Path.home() / ".cache" / "brodmann")
-    where = root / f"neurons-salamander-{key[:20]}"
-    if not (where / cache.MANIFEST).is_file():
+    where = caches.home() / f"neurons-salamander-{key[:20]}"
+    if not (where / caches.MANIFEST).is_file():
         _convert(folder, where)
     return cache.read(where)
 

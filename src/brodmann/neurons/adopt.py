@@ -42,15 +42,19 @@ SHARP = 0.25
 
 def begin(model: NeuronModel, samples: NeuronSamples) -> None:
     """Put every neuron of a new model where simple filters predict it best: an untrained core tells that less well."""
-    readout, size_px = model.encoder.readout, model.encoder.core.size_px
-    for number, (kept, rows) in enumerate(zip(samples.kept, model.slices, strict=True)):
-        found, places = seen(kept, model.recipe.samples.burn_in, samples.where(kept))
-        mu = _before_bound(_on_grid(model, number, places[found.place]), size_px)
-        sure = (found.explained > SURE)[:, None]
-        with torch.no_grad():
-            readout.mu[rows] = torch.where(sure, mu, torch.zeros_like(mu)).to(readout.mu)
-            # where nothing was predicted the whole screen stays open
-            readout.sigma[rows] *= torch.where(sure, SHARP, 1.0)[..., None].to(readout.mu)
+    for number, kept in enumerate(samples.kept):
+        put(model, number, *seen(kept, model.recipe.samples.burn_in, samples.where(kept)))
+
+
+def put(model: NeuronModel, number: int, found: search.Found, places: Tensor) -> None:
+    """Put the neurons of recording ``number`` where `seen` found that they look."""
+    readout, rows = model.encoder.readout, model.slices[number]
+    mu = _before_bound(_on_grid(model, number, places[found.place]), model.encoder.core.size_px)
+    sure = (found.explained > SURE)[:, None]
+    with torch.no_grad():
+        readout.mu[rows] = torch.where(sure, mu, torch.zeros_like(mu)).to(readout.mu)
+        # where nothing was predicted the whole screen stays open
+        readout.sigma[rows] *= torch.where(sure, SHARP, 1.0)[..., None].to(readout.mu)
 
 
 def seen(kept: Kept, burn_in: int, where: Where | None) -> tuple[search.Found, Tensor]:

@@ -1,16 +1,12 @@
 """The cache of recordings: ``.npy`` arrays per recording and one manifest in a folder, mapped when read.
 
-A folder comes into being whole: it is written under a name of its own and renamed at the end, so that two processes may
-convert the same data at once and a killed one leaves nothing that could be mistaken for a result.
+A folder comes into being whole, see `brodmann.caches`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
-import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -20,17 +16,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from brodmann import atomic
-from brodmann.errors import Corrupt
+from brodmann import atomic, caches
 from brodmann.neurons.source import Recording, Source
 from brodmann.space import Space
 
 VERSION = 1
 """Of the layout on disk and of what conversion does; part of the name of every cache."""
-MANIFEST = "manifest.json"
 TRIALS = ("clip", "video", "frame", "frames", "domain", "part")
-ELSEWHERE = "free space, or name another folder in the environment variable BRODMANN_CACHE."
-"""What to do when the disk is full."""
 
 
 class Stream:
@@ -133,11 +125,8 @@ class Writer:
         self._recordings: list[dict[str, Any]] = []
         self._rows = 0
         self._open: list[Growing] = []
-        with atomic.guard(f"the cache of {name}", folder.parent, need=need, do=ELSEWHERE):
-            atomic.make(folder.parent)
-            _sweep(folder)
-            self.working = folder.with_name(f"{folder.name}.{_me()}.{secrets.token_hex(4)}{atomic.PARTIAL}")
-            self.working.mkdir()
+        with atomic.guard(f"the cache of {name}", folder.parent, need=need, do=caches.ELSEWHERE):
+            self.working = caches.begin(folder)
 
     def __enter__(self) -> Writer:
         return self
@@ -207,7 +196,7 @@ class Writer:
         remarks : sequence of str
         """
         numbers = [str(name) for name in neurons.columns if pd.api.types.is_numeric_dtype(neurons[name].dtype)]
-        with atomic.guard(f"the cache of {self._name}", self.working, need=64 * neurons.size, do=ELSEWHERE):
+        with atomic.guard(f"the cache of {self._name}", self.working, need=64 * neurons.size, do=caches.ELSEWHERE):
             columns: list[list[Any]] = []
             for place, name in enumerate(map(str, neurons.columns)):
                 if name in numbers:
@@ -231,15 +220,8 @@ class Writer:
             ]
             about["fingerprint"] = hashlib.sha256(atomic.dumps(content).encode()).hexdigest()
             about["skipped"], about["remarks"] = list(skipped), list(remarks)
-            atomic.write_text(self.working / MANIFEST, json.dumps(about, sort_keys=True))
-            atomic.sync_tree(self.working)
-            try:
-                self.working.rename(self._folder)
-            except OSError:
-                # another process converted the same data meanwhile: its folder is as good
-                if not (self._folder / MANIFEST).is_file():
-                    raise
-            atomic.sync(self._folder.parent)
+            atomic.write_text(self.working / caches.MANIFEST, json.dumps(about, sort_keys=True))
+            caches.keep(self.working, self._folder)
         return read(self._folder)
 
     def _streams(self) -> Iterator[Stream]:
@@ -262,7 +244,7 @@ def read(folder: Path, *, verify: bool = False) -> Source:
         An array or the manifest is missing, cut short, or (``verify``) altered.
     """
     try:
-        about = cast("dict[str, Any]", json.loads((folder / MANIFEST).read_text("utf-8")))
+        about = cast("dict[str, Any]", json.loads((folder / caches.MANIFEST).read_text("utf-8")))
         if about["version"] != VERSION:
             raise ValueError(f"version {about['version']}")
         name, orientation, extent, origin, unit = about["space"]
@@ -295,12 +277,7 @@ def read(folder: Path, *, verify: bool = False) -> Source:
             remarks=list(about["remarks"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Corrupt(
-            f"{folder} should hold the arrays its {MANIFEST} lists.",
-            found=str(error),
-            cause="a copy or a disk that lost files, or another version of the package.",
-            do="delete the folder; it is made anew from the data.",
-        ) from error
+        raise caches.damaged(folder, error) from error
 
 
 def _mapped(path: Path, said: list[Any], *, verify: bool) -> NDArray[Any]:
@@ -321,26 +298,3 @@ def _mapped(path: Path, said: list[Any], *, verify: bool) -> NDArray[Any]:
     if not all(shape):
         return np.empty(shape, kind)
     return np.asarray(np.memmap(path, kind, mode="r", offset=start, shape=shape))
-
-
-def _me() -> str:
-    return f"{socket.gethostname().replace('.', '-')}-{os.getpid()}"
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed processes of this machine left of the same cache."""
-    host = socket.gethostname().replace(".", "-")
-    for left in folder.parent.glob(f"{folder.name}.{host}-*{atomic.PARTIAL}"):
-        pid = left.name.removeprefix(f"{folder.name}.{host}-").split(".")[0]
-        if pid.isdigit() and int(pid) != os.getpid() and not _runs(int(pid)):
-            atomic.remove_quietly(left)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from brodmann import compute
-from brodmann.neurons import adopt, head, statistics
+from brodmann.neurons import adopt, head, search, statistics
 from brodmann.neurons.model import Known, NeuronModel
 from brodmann.neurons.recipe import Recipe
 from brodmann.neurons.samples import Kept, NeuronSamples
@@ -32,10 +32,18 @@ def controls(recipe: Recipe, samples: NeuronSamples) -> dict[str, Describe]:
     """
 
     @cache
-    def seen(number: int) -> tuple[Floats, Floats]:
+    def seen(number: int) -> tuple[search.Found, Tensor]:
         kept = samples.kept[number]
-        best, places = adopt.seen(kept, recipe.samples.burn_in, samples.where(kept))
-        return places[best.place].numpy().astype(np.float32), _unit(best.weights.numpy())
+        return adopt.seen(kept, recipe.samples.burn_in, samples.where(kept))
+
+    @cache
+    def filters(number: int) -> Floats:
+        return _unit(seen(number)[0].weights.numpy())
+
+    @cache
+    def position(number: int) -> Floats:
+        found, places = seen(number)
+        return places[found.place].numpy().astype(np.float32)
 
     @cache
     def fired(number: int) -> Floats:
@@ -43,13 +51,13 @@ def controls(recipe: Recipe, samples: NeuronSamples) -> dict[str, Describe]:
 
     @cache
     def untrained(number: int) -> Floats:
-        return _unit(_untrained(recipe, samples, samples.kept[number]))
+        return _unit(_untrained(recipe, samples, samples.kept[number], *seen(number)))
 
     return {
         "untrained": _by_recording(samples, untrained),
         "statistics": _by_recording(samples, fired),
-        "filters": _by_recording(samples, lambda number: seen(number)[1]),
-        "position": _by_recording(samples, lambda number: seen(number)[0]),
+        "filters": _by_recording(samples, filters),
+        "position": _by_recording(samples, position),
     }
 
 
@@ -81,12 +89,12 @@ def response_statistics(kept: Kept) -> Floats:
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def _untrained(recipe: Recipe, samples: NeuronSamples, kept: Kept) -> NDArray[np.float32]:
+def _untrained(
+    recipe: Recipe, samples: NeuronSamples, kept: Kept, found: search.Found, places: Tensor
+) -> NDArray[np.float32]:
     """Barcodes of one recording on the recipe's core before training, solved as those of the trained core are."""
     model = NeuronModel(recipe, [Known(kept.recording.id, samples.named(kept))]).to(compute.device())
-    alone = copy.copy(samples)
-    alone.kept, alone.order = [kept], (0,)
-    adopt.begin(model, alone)
+    adopt.put(model, 0, found, places)
     width = recipe.encoder.outputs * recipe.encoder.streams
     with compute.resting(model):
         some = adopt.fewer(adopt.pieces(kept, recipe.samples.burn_in), _SHARE)

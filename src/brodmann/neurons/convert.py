@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from brodmann import atomic
+from brodmann import atomic, caches
 from brodmann.errors import BrodmannError, Corrupt, Refused
 from brodmann.neurons import cache, places, timing
 from brodmann.neurons.cache import Growing
@@ -235,7 +235,7 @@ class _Filling:
 
     def _add(self, key: str, block: NDArray[Any]) -> None:
         stream = self._arrays[key]
-        with atomic.guard(f"the cache of {self._raw.file}", stream.path.parent, need=0, do=cache.ELSEWHERE):
+        with atomic.guard(f"the cache of {self._raw.file}", stream.path.parent, need=0, do=caches.ELSEWHERE):
             stream.add(block)
 
 

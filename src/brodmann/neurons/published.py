@@ -2,12 +2,8 @@
 
 Names and shapes of tensors were read there, with the sizes that its default network has; nothing else is taken from it.
 
-A file that torch has pickled is a program: where you trust it, write its tensors once as safetensors,
-
-    state = torch.load("fnn.pt", weights_only=True, map_location="cpu")
-    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in state.items()}, "fnn.safetensors")
-
-and only that file is read here.
+A file that torch has pickled is a program, and is not opened here. Where you trust it, load its state dict with torch's
+own loader (``weights_only=True``) and write it once with ``safetensors.torch.save_file``, each tensor contiguous.
 """
 
 from __future__ import annotations
@@ -112,8 +108,8 @@ def read(path: Path) -> dict[str, Tensor]:
         f"{path} should be a .safetensors or .npz file.",
         found=f"a {path.suffix or 'nameless'} file",
         cause="a file of torch.save is a pickle: opening one may run anything.",
-        do="where you trust it: state = torch.load('fnn.pt', weights_only=True, map_location='cpu'); "
-        "safetensors.torch.save_file({k: v.contiguous() for k, v in state.items()}, 'fnn.safetensors')",
+        do="where you trust it, read it once with torch's own loader (weights_only=True) as `state`, then "
+        "safetensors.torch.save_file({k: v.contiguous() for k, v in state.items()}, 'fnn.safetensors').",
     )
 
 

@@ -66,11 +66,6 @@ class Recording:
     pupil: NDArray[np.float32]
     remarks: list[str] = field(default_factory=list)
 
-    @property
-    def minutes(self) -> float:
-        """Length of its training trials."""
-        return float(self.trials.loc[self.trials["part"] == "train", "frames"].sum() / self.rate_hz / 60)
-
     def frames(self, part: str) -> NDArray[np.int64]:
         """Frames (k,) of ``responses`` that belong to one part, ascending."""
         chosen = self.trials[self.trials["part"] == part]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -15,8 +13,8 @@ import pandas as pd
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from brodmann import atomic
-from brodmann.errors import Corrupt, Usage
+from brodmann import atomic, caches
+from brodmann.errors import Usage
 from brodmann.neurons.source import Recording, Source
 from brodmann.phantom import population, responding, wiring
 from brodmann.phantom.brain import grow
@@ -27,7 +25,6 @@ from brodmann.space import Space, unregistered
 
 _VERSION = 1
 """Of what is rendered; part of the name of every cache."""
-_MANIFEST = "manifest.json"
 _SPACE: Space = replace(
     unregistered(40.0, 40.0),
     origin="a corner of each animal's imaging window; animals are not aligned with one another",
@@ -165,33 +162,27 @@ def recordings(
         float(domain_minutes), height_px, width_px, float(rate_hz), float(noise),
     )  # fmt: skip
     key = hashlib.sha256(f"phantom recordings {_VERSION} {settings}".encode()).hexdigest()
-    root = Path(folder or os.environ.get("BRODMANN_CACHE") or Path.home() / ".cache" / "brodmann")
+    root = Path(folder) if folder else caches.home()
     where = root / f"neurons-phantom-{key[:20]}"
-    if not (where / _MANIFEST).exists():
+    if not (where / caches.MANIFEST).exists():
         _write(settings, where)
     return _read(settings, where, key)
 
 
 def _write(settings: Settings, where: Path) -> None:
     """Render all animals under a name of their own, then take the place; another process may do the same at once."""
-    own = where.with_name(f"{where.name}.{os.getpid()}.{secrets.token_hex(4)}{atomic.PARTIAL}")
     plan = _plan(settings, 0)
     frames, shown = int(plan["frames"].sum()), int(plan.drop_duplicates("clip")["frames"].sum())
     need = settings.animals * (frames * (6 * settings.neurons + 16) + shown * settings.height_px * settings.width_px)
     with atomic.guard(f"recordings of {settings.animals} planted animals", where.parent, need=need):
+        own = caches.begin(where)
         try:
             about = {
                 "settings": asdict(settings),
                 "animals": [_render(settings, k, own) for k in range(settings.animals)],
             }
-            atomic.write_text(own / _MANIFEST, json.dumps(about))
-            atomic.sync_tree(own)
-            try:
-                own.rename(where)
-            except OSError:
-                if not (where / _MANIFEST).is_file():
-                    raise
-            atomic.sync(where.parent)
+            atomic.write_text(own / caches.MANIFEST, json.dumps(about))
+            caches.keep(own, where)
         finally:
             atomic.remove_quietly(own)
 
@@ -272,7 +263,7 @@ def _render(settings: Settings, index: int, root: Path) -> dict[str, Any]:
 
 def _read(settings: Settings, where: Path, key: str) -> Source:
     try:
-        about = cast("dict[str, Any]", json.loads((where / _MANIFEST).read_text("utf-8")))
+        about = cast("dict[str, Any]", json.loads((where / caches.MANIFEST).read_text("utf-8")))
         found: list[Recording] = []
         for k, one in enumerate(about["animals"]):
             arrays = {
@@ -291,12 +282,7 @@ def _read(settings: Settings, where: Path, key: str) -> Source:
             for name in ("neurons", "synapses")
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Corrupt(
-            f"{where} should hold the recordings its {_MANIFEST} lists.",
-            found=str(error),
-            cause="a copy or a disk that lost files.",
-            do="delete the folder; it is made anew.",
-        ) from error
+        raise caches.damaged(where, error) from error
     return Source(
         space=_SPACE, name=f"phantom-{settings.seed}-neurons", fingerprint=key, recordings=found, skipped=[],
         neurons=tables["neurons"], synapses=tables["synapses"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from brodmann import atomic
+from brodmann import atomic, caches
 from brodmann.cells.source import Source
 from brodmann.errors import Usage
 from brodmann.phantom import areas, counts, domains, scatter, stain, types
@@ -174,9 +173,9 @@ def transcripts(
 
     settings = Settings(seed, brains, cells, genes, sections_per_brain, domain_effect, batch_effect)
     key = hashlib.sha256(f"phantom {_VERSION} {cache.VERSION} {settings}".encode()).hexdigest()[:20]
-    root = Path(folder or os.environ.get("BRODMANN_CACHE") or Path.home() / ".cache" / "brodmann")
+    root = Path(folder) if folder else caches.home()
     where = root / f"cells-phantom-{key}"
-    if (where / cache.MANIFEST).exists():
+    if (where / caches.MANIFEST).exists():
         return cache.read(where)
     names = panel(seed, genes)
     chosen = Panel(names.genes, names.names[len(names.genes) :])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,20 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from brodmann import atomic
+from brodmann import atomic, caches
 from brodmann.cells import cache
 from brodmann.cells.readers import abc, h5ad, loom, sidecar, spatialdata, table
 from brodmann.cells.readers.part import Part
 from brodmann.cells.readers.sidecar import Entry, Stated
 from brodmann.cells.source import Source
-from brodmann.errors import BrodmannError, Corrupt, Refused
+from brodmann.errors import BrodmannError, Refused
 from brodmann.progress import Say
 
 __all__ = ["Entry", "Stated", "read"]
 
 SUFFIXES = (".h5ad", ".zarr", ".loom", ".csv", ".csv.gz")
 _ELSEWHERE = " These are images: take a recipe of patches, such as patches-tiny."
-_PIECE, _PIECES = 1 << 16, 64
 
 
 def read(data: Any, *, stated: Stated | None = None, say: Say) -> Source:
@@ -38,14 +35,14 @@ def read(data: Any, *, stated: Stated | None = None, say: Say) -> Source:
         stated = stated or Stated()
         part = h5ad.memory(data)
         folder = _cached(hashlib.sha256(_state_of(part).encode()), stated)
-        found = _try(folder, say)
+        found = caches.found(folder, cache.read, say)
         return found if found is not None else convert([part], stated, folder, name=stated.name or part.name, say=say)
     files, home, stated = _resolve(data, stated)
     digest = hashlib.sha256()
     for path in (*files, *_beside(home, files, stated)):
-        digest.update(_state(path, home).encode())
+        digest.update(caches.state(path, home).encode())
     folder = _cached(digest, stated)
-    found = _try(folder, say)
+    found = caches.found(folder, cache.read, say)
     if found is not None:
         return found
     skipped: list[tuple[str, str]] = []
@@ -157,45 +154,7 @@ def _cached(digest: Any, stated: Stated) -> Path:
     """Folder of the cache: named by the bytes of the input, how they are read, and the version that read them."""
     digest.update(atomic.dumps(asdict(stated)).encode())
     digest.update(f"version {cache.VERSION}".encode())
-    root = os.environ.get("BRODMANN_CACHE")
-    home = Path(root) if root else Path.home() / ".cache" / "brodmann"
-    return home / f"cells-{digest.hexdigest()[:32]}"
-
-
-def _try(folder: Path, say: Say) -> Source | None:
-    if not folder.exists():
-        return None
-    try:
-        return cache.read(folder)
-    except Corrupt as error:
-        say(f"the cache in {folder} is damaged and is made anew ({error.found})")
-        shutil.rmtree(folder, ignore_errors=True)
-        return None
-
-
-def _state(path: Path, home: Path) -> str:
-    """Hash of a file: all of a small one; of a large one its size, its time and pieces all over it."""
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    digest = hashlib.sha256()
-    every = max(len(files) // 256, 1)
-    for number, file in enumerate(files):
-        about = file.stat()
-        name = file.relative_to(home) if file.is_relative_to(home) else Path(file.name)
-        digest.update(f"{name.as_posix()}:{about.st_size};".encode())
-        small = about.st_size <= _PIECE * _PIECES
-        if not small or number % every:
-            # bytes between the pieces may change without a change of size
-            digest.update(f"{about.st_mtime_ns};".encode())
-        if number % every and not file.name.startswith((".z", "zarr.")):
-            continue
-        with file.open("rb") as handle:
-            if small:
-                digest.update(handle.read())
-                continue
-            for at in np.linspace(0, about.st_size - _PIECE, _PIECES).astype(np.int64):
-                handle.seek(int(at))
-                digest.update(handle.read(_PIECE))
-    return digest.hexdigest()
+    return caches.home() / f"cells-{digest.hexdigest()[:32]}"
 
 
 def _state_of(part: Part) -> str:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from brodmann import atomic
+from brodmann import atomic, caches
 from brodmann.errors import Corrupt, Refused
 from brodmann.neurons import cache, parts
 from brodmann.neurons.readers import arrays, nwb, sensorium, sidecar
@@ -25,7 +21,6 @@ from brodmann.progress import Say
 __all__ = ["read"]
 
 SUFFIXES = (".nwb", ".npz", ".zarr")
-_PIECE, _PIECES = 1 << 16, 64
 
 
 def read(recipe: Recipe, data: str | Path | Sequence[str | Path], *, say: Say) -> Source:
@@ -47,9 +42,9 @@ def read(recipe: Recipe, data: str | Path | Sequence[str | Path], *, say: Say) -
     wanted = recipe.samples
     digest = hashlib.sha256()
     for path in files:
-        digest.update(_state(path, home).encode())
+        digest.update(caches.state(path, home).encode())
     folder = _cached(digest, stated, (wanted.rate_hz, wanted.height_px, wanted.width_px))
-    known = _try(folder, say)
+    known = caches.found(folder, cache.read, say)
     found = known
     if found is None:
         found = _converted(files, home, stated, recipe, folder, say)
@@ -164,42 +159,4 @@ def _there(folder: Path, name: str) -> Path:
 def _cached(digest: Any, stated: Stated, wanted: tuple[float, int, int]) -> Path:
     """Folder of the cache: named by the bytes of the input, how they are read, and the version that read them."""
     digest.update(atomic.dumps([dataclasses.asdict(stated), wanted, cache.VERSION]).encode())
-    root = os.environ.get("BRODMANN_CACHE")
-    home = Path(root) if root else Path.home() / ".cache" / "brodmann"
-    return home / f"neurons-{digest.hexdigest()[:32]}"
-
-
-def _try(folder: Path, say: Say) -> Source | None:
-    if not folder.exists():
-        return None
-    try:
-        return cache.read(folder)
-    except Corrupt as error:
-        say(f"the cache in {folder} is damaged and is made anew ({error.found})")
-        shutil.rmtree(folder, ignore_errors=True)
-        return None
-
-
-def _state(path: Path, home: Path) -> str:
-    """Hash of a recording: all of a small file; of a large one its size, its time and pieces all over it."""
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    digest = hashlib.sha256()
-    every = max(len(files) // 256, 1)
-    for number, file in enumerate(files):
-        about = file.stat()
-        name = file.relative_to(home) if file.is_relative_to(home) else Path(file.name)
-        digest.update(f"{name.as_posix()}:{about.st_size};".encode())
-        small = about.st_size <= _PIECE * _PIECES
-        if not small or number % every:
-            # bytes between the pieces may change without a change of size
-            digest.update(f"{about.st_mtime_ns};".encode())
-        if number % every and not file.name.startswith((".z", "zarr.")):
-            continue
-        with file.open("rb") as handle:
-            if small:
-                digest.update(handle.read())
-                continue
-            for at in np.linspace(0, about.st_size - _PIECE, _PIECES).astype(np.int64):
-                handle.seek(int(at))
-                digest.update(handle.read(_PIECE))
-    return digest.hexdigest()
+    return caches.home() / f"neurons-{digest.hexdigest()[:32]}"

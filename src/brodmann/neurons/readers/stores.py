@@ -14,8 +14,8 @@ from typing import IO, Any
 import numpy as np
 
 from brodmann import atomic
+from brodmann.caches import ELSEWHERE
 from brodmann.errors import BrodmannError, Corrupt, Refused
-from brodmann.neurons.cache import ELSEWHERE
 from brodmann.neurons.readers.raw import check_claim, objects
 
 _CHUNK = 1 << 31
@@ -54,7 +54,7 @@ def npz(path: Path, scratch: Path) -> Store:
                 if info.filename.endswith(".npy")
             }
         return arrays, close
-    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
         close()
         if isinstance(error, BrodmannError):
             raise
