@@ -12,7 +12,7 @@ from torch import Tensor
 
 from brodmann import compute
 from brodmann.errors import Refused
-from brodmann.neurons import energies, head, search
+from brodmann.neurons import energies, head, kin, search
 from brodmann.neurons.retinotopy import Where
 from brodmann.neurons.samples import Clip, Kept, NeuronSamples, clips
 
@@ -70,8 +70,13 @@ def seen(kept: Kept, burn_in: int, where: Where | None) -> tuple[search.Found, T
 
     shown = pieces(kept, burn_in)
     moments = search.Moments.gather(block(shown[number::BLOCKS]) for number in range(BLOCKS))
-    places = search.grid(height, width, FINER) * torch.tensor([(width - 1) / width, (height - 1) / height])
+    places = _positions(height, width)
     return search.search(moments, places=_square(places, height / width), where=where), places
+
+
+def _positions(height: int, width: int) -> Tensor:
+    """Positions (P, 2) that are tried on a grid of pixels, -1 .. 1 from edge to edge."""
+    return search.grid(height, width, FINER) * torch.tensor([(width - 1) / width, (height - 1) / height])
 
 
 def _square(places: Tensor, aspect: float) -> Tensor:
@@ -105,8 +110,8 @@ def _before_bound(positions: Tensor, size_px: tuple[int, int]) -> Tensor:
 def recordings(model: NeuronModel, samples: NeuronSamples, new: Sequence[Kept]) -> None:
     """Give the model readouts of recordings that it does not know, from their training trials; the core stays as it is.
 
-    Eye and body start as the mean of those of the known animals. Places are searched with the known neurons' readouts
-    as the prior, then every neuron's readout is solved there; see `search` and `head`.
+    Eye and body start as the mean of those of the known animals. Where a neuron looks, and which known ones it is like,
+    is recognised (`kin`); its readout is then solved there, with its kin's as the prior (`head`).
 
     Parameters
     ----------
@@ -116,12 +121,27 @@ def recordings(model: NeuronModel, samples: NeuronSamples, new: Sequence[Kept]) 
     new : sequence of Kept
         Recordings of the samples.
     """
-    prior = head.Prior.of(_barcodes(model))
+    bank, (height, width) = _barcodes(model), model.encoder.core.size_px
+    prior, positions = head.Prior.of(bank), _positions(height, width)
+
+    def at(maps: Tensor) -> Tensor:
+        return search.at_places(maps.unflatten(2, (height, width)), height, width, FINER)
+
     first = len(model.known)
     model.grow([(kept.recording.id, samples.named(kept)) for kept in new])
     with compute.resting(model):
         for number, kept in enumerate(new, start=first):
-            solve(model, samples, number, kept, prior)
+            shown = recalled(model, number, kept, pieces(kept, model.recipe.samples.burn_in))
+            found = kin.recognised(
+                shown.features,
+                shown.responses,
+                bank,
+                at=at,
+                places=_square(positions, height / width),
+                where=samples.where(kept),
+                rate_hz=kept.recording.rate_hz,
+            )
+            read_out(model, number, shown, positions[found.place], prior, found.barcode)
 
 
 def pieces(kept: Kept, burn_in: int) -> list[Clip]:
@@ -166,12 +186,6 @@ def settle(model: NeuronModel, samples: NeuronSamples, say: Say) -> None:
             prior = head.Prior.of(_barcodes(model))
 
 
-def solve(model: NeuronModel, samples: NeuronSamples, number: int, kept: Kept, prior: head.Prior) -> None:
-    """Place and readout of every neuron of one recording, with the core as it is."""
-    shown = recalled(model, number, kept, pieces(kept, model.recipe.samples.burn_in))
-    read_out(model, number, shown, look_up(model, shown, prior, samples.where(kept)), prior)
-
-
 class Recalled(NamedTuple):
     """What the core said to a recording's training clips."""
 
@@ -213,12 +227,19 @@ def look_up(model: NeuronModel, shown: Recalled, prior: head.Prior, where: Where
             yield search.at_places(turned, height, width, FINER), shown.responses[some]
 
     moments = search.Moments.gather(chunks(number) for number in range(BLOCKS))
-    places = search.grid(height, width, FINER) * torch.tensor([(width - 1) / width, (height - 1) / height])
+    places = _positions(height, width)
     found = search.search(moments, torch.eye(turn.shape[1]), places=_square(places, height / width), where=where)
     return places[found.place]
 
 
-def read_out(model: NeuronModel, number: int, shown: Recalled, positions: Tensor, prior: head.Prior) -> None:
+def read_out(
+    model: NeuronModel,
+    number: int,
+    shown: Recalled,
+    positions: Tensor,
+    prior: head.Prior,
+    centre: Tensor | None = None,
+) -> None:
     """Readout of every neuron of one recording at positions (n, 2) on the core's grid, -1 .. 1 from edge to edge."""
     size_px, readout, rows = model.encoder.core.size_px, model.encoder.readout, model.slices[number]
     taps, share = search.around(positions, *size_px)
@@ -227,7 +248,7 @@ def read_out(model: NeuronModel, number: int, shown: Recalled, positions: Tensor
         parts = [shown.features[taps[some, k]].float() * share[some, k, None, None] for k in range(4)]
         return torch.stack(parts).sum(0)
 
-    solved = head.solve(features, shown.responses, shown.block == BLOCKS - 1, prior)
+    solved = head.solve(features, shown.responses, shown.block == BLOCKS - 1, prior, centre=centre)
     with torch.no_grad():
         readout.mu[rows] = _before_bound(positions, size_px).to(readout.mu)
         # the log rate is the mean over streams

@@ -29,7 +29,7 @@ class Prior:
         return cls(mean, torch.linalg.cholesky(covariance + jitter * torch.eye(len(covariance))))
 
 
-STRENGTHS = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1)
+STRENGTHS = (300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1)
 """Of the prior, strong to weak; 1 would be right for neurons whose responses vary as Poisson counts do."""
 
 
@@ -60,6 +60,7 @@ def solve(
     left_out: Tensor,
     prior: Prior,
     *,
+    centre: Tensor | None = None,
     strengths: tuple[float, ...] = STRENGTHS,
     rounds: int = 3,
     group: int | None = None,
@@ -79,6 +80,8 @@ def solve(
     left_out : (T,) bool tensor
         Frames that choose the strength.
     prior : Prior
+    centre : (n, C) tensor, optional
+        Mean of the prior of each neuron; by default the same for all.
     strengths : tuple of float
     rounds : int
         Newton steps at the chosen strength.
@@ -90,14 +93,15 @@ def solve(
     Solved
     """
     channels = len(prior.mean)
+    centre = prior.mean.expand(responses.shape[1], -1) if centre is None else centre
     group = group or max(1, 1024 // channels)
     some = torch.linspace(0, responses.shape[1] - 1, min(JUDGES, responses.shape[1])).round().long()
     losses = torch.zeros(len(strengths))
     # too little time to leave any out: the middle strength
     losses[len(strengths) // 2] -= 0.0 if left_out.any() else 1.0
-    for _, f, y in _groups(features, responses, prior, some, group):
+    for _, f, y in _groups(features, responses, centre, prior.root, some, group):
         taught, judged = (f[:, ~left_out], y[:, ~left_out]), (f[:, left_out], y[:, left_out])
-        w = _begin(y, channels)
+        w = _begin(f, y)
         for number, strength in enumerate(strengths):
             # two steps, since each strength starts where the last one ended
             for _ in range(2):
@@ -105,35 +109,36 @@ def solve(
             losses[number] += _loss(w, *judged).sum() if left_out.any() else 0.0
     best = strengths[int(losses.argmin())]
     out_w, out_b = torch.zeros(responses.shape[1], channels), torch.zeros(responses.shape[1])
-    for rows, f, y in _groups(features, responses, prior, torch.arange(responses.shape[1]), group):
-        w = _begin(y, channels)
+    for rows, f, y in _groups(features, responses, centre, prior.root, torch.arange(responses.shape[1]), group):
+        w = _begin(f, y)
         # from a stronger prior first: fewer steps are lost on the way
         for strength in (10 * best, *([best] * rounds)):
             w = _newton(w, f, y, strength)
-        out_w[rows], out_b[rows] = w[:, :-1] @ prior.root.T + prior.mean, w[:, -1]
+        out_w[rows], out_b[rows] = w[:, :-1] @ prior.root.T + centre[rows], w[:, -1]
     return Solved(out_w, out_b, best)
 
 
 def _groups(
-    features: Callable[[Tensor], Tensor], responses: Tensor, prior: Prior, chosen: Tensor, group: int
+    features: Callable[[Tensor], Tensor], responses: Tensor, centre: Tensor, root: Tensor, chosen: Tensor, group: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Chosen neurons some at a time: their numbers, features in the prior's coordinates, responses (g, T)."""
     for rows in chosen.split(group):
         # in these coordinates the prior is white and Newton's matrix is well conditioned
-        yield rows, _white(features(rows), prior), responses[:, rows].T
+        yield rows, _white(features(rows), centre[rows], root), responses[:, rows].T
 
 
-def _begin(responses: Tensor, channels: int) -> Tensor:
-    """The prior's mean, and the bias that gives the mean response."""
-    w = torch.zeros(len(responses), channels + 1)
-    w[:, -1] = responses.mean(1).clamp_min(1e-3).log()
+def _begin(f: Tensor, responses: Tensor) -> Tensor:
+    """The prior's mean, and the bias that then gives the mean response."""
+    w = torch.zeros(len(responses), f.shape[-1] - 1)
+    rate = f[..., -1].clamp(-2 * LIMIT, LIMIT).exp().mean(1)
+    w[:, -1] = (responses.mean(1).clamp_min(1e-3) / rate).log()
     return w
 
 
-def _white(features: Tensor, prior: Prior) -> Tensor:
+def _white(features: Tensor, centre: Tensor, root: Tensor) -> Tensor:
     """Features (g, T, C) as (g, T, C + 2): in the prior's coordinates, one for the bias, what the prior's mean says."""
-    told = features @ prior.mean
-    turned = features @ prior.root
+    told = (features @ centre[..., None])[..., 0]
+    turned = features @ root
     return torch.cat([turned, torch.ones_like(told)[..., None], told[..., None]], dim=-1)
 
 

@@ -47,11 +47,27 @@ def believed(explained: Tensor, frames: float, places: Tensor, where: Where) -> 
     (n,) int64
     """
     likely = -(frames / INDEPENDENT / 2) * (1 - explained).clamp_min(1e-3).log()
-    chosen = torch.zeros(explained.shape[1], dtype=torch.int64)
+    return posterior(likely, places, where).argmax(0)
+
+
+def posterior(likely: Tensor, places: Tensor, where: Where | None) -> Tensor:
+    """Probability (P, n) of every place, from its log likelihood (P, n) for each neuron by itself.
+
+    Parameters
+    ----------
+    likely : (P, n) float32
+    places : (P, 2)
+        In half widths of the screen.
+    where : Where or None
+        Without it, neurons say nothing of each other.
+    """
+    if where is None:
+        return likely.softmax(0)
+    found = torch.zeros_like(likely)
     for number in where.plane.unique():
         own = torch.nonzero(where.plane == number)[:, 0]
-        chosen[own] = _posterior(likely[:, own], places, _design(where, own)).argmax(0)
-    return chosen
+        found[:, own] = _posterior(likely[:, own], places, _design(where, own))
+    return found
 
 
 def _design(where: Where, own: Tensor) -> Tensor:

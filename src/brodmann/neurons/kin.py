@@ -1,0 +1,114 @@
+"""Which known neurons a new one is like, and where it looks: every known barcode is tried at every place.
+
+Minutes of responses are too few to learn a readout from, but enough to recognise one. The core's features at a place,
+read by a known neuron's barcode, are a rate; how probable the responses are under the rates of all places and barcodes
+is a posterior over both, which neighbours in cortex sharpen through their common map (`retinotopy`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from brodmann.neurons import retinotopy
+from brodmann.neurons.retinotopy import Where
+
+BANK = 512
+"""Known neurons that are tried, at most; evenly spread over all of them."""
+FRAMES = 3600
+"""Frames, evenly spread, that are looked at."""
+LAGS_S = 2.0
+"""How far apart responses are still alike."""
+_VALUES = 1 << 26  # numbers held at a time
+
+
+class Kin(NamedTuple):
+    """What is believed of n new neurons."""
+
+    place: Tensor
+    """(n,) int64: number of the most probable place."""
+    barcode: Tensor
+    """(n, C) float32: mean of the known barcodes, weighted by how probable each is."""
+
+
+def recognised(
+    features: Tensor,
+    responses: Tensor,
+    bank: Tensor,
+    *,
+    at: Callable[[Tensor], Tensor],
+    places: Tensor,
+    where: Where | None,
+    rate_hz: float,
+) -> Kin:
+    """Posterior over places and barcodes of neurons that share a recording.
+
+    The log likelihood is that of a Poisson rate exp(w f + b) with the best b, divided by how much more the responses
+    scatter than Poisson counts do (quasi-likelihood, Wedderburn 1974) and by the frames that tell as much as one.
+
+    Parameters
+    ----------
+    features : (p, T, C) tensor
+        Of the core, at the pixels of its grid, row by row.
+    responses : (T, n) tensor
+    bank : (K, C) tensor
+        Barcodes of known neurons; at most `BANK` are used.
+    at : callable
+        Maps (a, b, p) on the core's grid -> what they are at the P places, (P, a, b).
+    places : (P, 2) tensor
+        In half widths of the screen.
+    where : Where or None
+        Where the new neurons lie; without it each is placed by itself.
+    rate_hz : float
+        Of frames.
+    """
+    thin = -(-len(responses) // FRAMES)
+    features, responses = features[:, ::thin], responses[::thin].float()
+    bank = bank[torch.linspace(0, len(bank) - 1, min(BANK, len(bank))).round().long()]
+    sums = _log_sums(features, bank, at, len(places))
+    sure = _scatter(responses) * _alike(responses, round(LAGS_S * rate_hz / thin))
+    place = torch.zeros(responses.shape[1], dtype=torch.int64)
+    barcode = torch.zeros(responses.shape[1], bank.shape[1])
+    for own, near in _together(responses.shape[1], where, most=max(1, _VALUES // sums.numel())):
+        y = responses[:, own]
+        cross = torch.stack([one.float().mT @ y for one in features])
+        told = at(torch.einsum("pcn,kc->nkp", cross, bank))
+        likely = (told - y.sum(0)[None, :, None] * sums[:, None]) / sure[own, None]
+        belief = retinotopy.posterior(likely.logsumexp(2), places, near)
+        place[own] = belief.argmax(0)
+        barcode[own] = torch.einsum("pn,pnk->nk", belief, likely.softmax(2)) @ bank
+    return Kin(place, barcode)
+
+
+def _log_sums(features: Tensor, bank: Tensor, at: Callable[[Tensor], Tensor], places: int) -> Tensor:
+    """Log of the sum over frames of the rate of each barcode at each place, (P, K)."""
+    chunk = max(1, _VALUES // (len(bank) * places))
+    found = [at(torch.einsum("ptc,kc->tkp", some.float(), bank)).logsumexp(1) for some in features.split(chunk, dim=1)]
+    return torch.stack(found).logsumexp(0)
+
+
+def _scatter(responses: Tensor) -> Tensor:
+    """Variance over mean (n,): 1 for Poisson counts."""
+    return (responses.var(0) / responses.mean(0).clamp_min(1e-6)).clamp_min(1e-6)
+
+
+def _alike(responses: Tensor, lags: int) -> Tensor:
+    """Frames that tell as much as one (n,): the sum of autocorrelations, distant ones counted less (Bartlett)."""
+    off = responses - responses.mean(0)
+    power, found = off.square().mean(0).clamp_min(1e-12), torch.ones(responses.shape[1])
+    for lag in range(1, min(lags, len(off))):
+        found += 2 * (1 - lag / lags) * (off[lag:] * off[:-lag]).mean(0) / power
+    return found.clamp_min(1.0)
+
+
+def _together(number: int, where: Where | None, most: int) -> Iterator[tuple[Tensor, Where | None]]:
+    """Neurons that are placed together: those of a plane, or ``most`` of those that do not know each other."""
+    if where is None:
+        yield from ((own, None) for own in torch.arange(number).split(most))
+        return
+    for plane in where.plane.unique():
+        own, xy_um = torch.nonzero(where.plane == plane)[:, 0], where.xy_um
+        yield own, Where(where.plane[own], None if xy_um is None else xy_um[own])
