@@ -58,7 +58,8 @@ class Fit:
     """Samples per optimiser step over all processes, before accumulation."""
     accumulate: int = pydantic.Field(default=1, ge=1)
     """Batches whose gradients are summed before one optimiser step; each is its own contrast set."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
+    """Muon takes orthogonal steps with kernels, those of AdamW with all else; for models that name their kernels."""
     lr: float = pydantic.Field(default=2e-3, gt=0)
     warmup_steps: int = pydantic.Field(default=100, ge=0)
     weight_decay: float = pydantic.Field(default=1e-4, ge=0)
