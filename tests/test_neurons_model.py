@@ -193,8 +193,51 @@ def test_the_pieces_of_several_processes_join_to_the_global_batch(world: int):
         joined = torch.cat([piece[name] for piece in pieces]).flatten(1)
         assert sorted(map(tuple, joined.tolist())) == sorted(map(tuple, whole[name].flatten(1).tolist())), name
     assert sorted(torch.cat([p["responses"] for p in pieces]).tolist()) == sorted(whole["responses"].tolist())
-    assert len({int(piece["stream"]) for piece in pieces}) == 1
     assert len({int(piece["seed"]) for piece in pieces}) == world
+
+
+@pytest.mark.parametrize(("size", "copies"), [(6, 3), (5, 2), (2, 4)])
+def test_clips_of_every_step_are_dealt_evenly_to_the_copies_of_the_core(size: int, copies: int):
+    samples = NeuronSamples(three(), small(fit={"batch": size}, encoder={"streams": copies}))
+    batches = [samples.batch(step) for step in range(200)]
+    for batch in batches:
+        counts = torch.bincount(batch["stream"], minlength=copies)
+        assert counts.max() - counts.min() <= 1
+        assert batch["stream"].tolist() == sorted(batch["stream"].tolist())
+        for stream in range(copies):
+            own = batch["animal"][batch["stream"] == stream]
+            assert own.tolist() == sorted(own.tolist())
+    # no copy is that of an animal
+    met = torch.zeros(copies, 3)
+    for batch in batches:
+        met.index_put_((batch["stream"], batch["animal"]), torch.ones(size), accumulate=True)
+    assert met.min() > 0.5 * met.mean()
+
+
+def test_each_clip_teaches_its_copy_of_the_core_and_no_other():
+    data, recipe = three(), small(fit={"batch": 6}, encoder={"streams": 2}, objective={"position_jitter": False})
+    samples = NeuronSamples(data, recipe)
+    model = NeuronModel(recipe, [Known(one.id, tuple(map(str, one.rows))) for one in data.recordings]).train()
+    batch = samples.batch(0)
+    sizes = [20 * len(data.recordings[n].rows) for n in batch["animal"].tolist()]
+    answers = batch["responses"].split(sizes)
+
+    def only(wanted: int) -> dict[str, torch.Tensor]:
+        kept = [clip for clip, stream in enumerate(batch["stream"].tolist()) if stream == wanted]
+        part = {name: batch[name][kept] for name in ("video", "pupil", "behaviour", "animal", "stream")}
+        return {**part, "responses": torch.cat([answers[clip] for clip in kept]), "seed": batch["seed"]}
+
+    weight = model.encoder.core.out.weight
+    losses = []
+    for stream in range(2):
+        loss = model.loss(only(stream)).total
+        (slope,) = torch.autograd.grad(loss, weight)
+        assert slope[stream].abs().max() > 0
+        assert slope[1 - stream].abs().max() == 0
+        losses.append(loss)
+    (both,) = torch.autograd.grad(model.loss(batch).total, weight)
+    assert (both.flatten(1).abs().amax(1) > 0).all()
+    assert torch.allclose(model.loss(batch).total, sum(losses) / 2, rtol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------------- training

@@ -98,7 +98,7 @@ class NeuronModel(nn.Module):
             From `NeuronSamples.batch`.
         """
         with _drawing(int(batch["seed"]), self.encoder.readout.mu.device):
-            rates = self._log_rates(batch, int(batch["stream"]) if self.training else None)
+            rates = self._log_rates(batch)
         total, count, start = torch.zeros((), device=batch["video"].device), 0, 0
         for number, log_rate in rates:
             size = log_rate.numel()
@@ -109,15 +109,25 @@ class NeuronModel(nn.Module):
             count += len(log_rate)
         return Loss(total / count, {})
 
-    def _log_rates(self, batch: Batch, stream: int | None) -> list[tuple[int, Tensor]]:
-        """Numbers of a batch's recordings, with log rates (clips, T, n); clips of a recording lie beside each other."""
-        with compute.autocast(batch["video"].device, self.recipe.fit.precision):
-            features = self.encoder.features(
-                batch["video"], batch["pupil"], batch["behaviour"], batch["animal"], stream=stream
-            )
-        found, counts = torch.unique_consecutive(batch["animal"], return_counts=True)
-        shared = zip(found.tolist(), features.split(counts.tolist()), strict=True)
-        return [(n, self.encoder.log_rates(some, self.slices[n], stream=stream).float()) for n, some in shared]
+    def _log_rates(self, batch: Batch) -> list[tuple[int, Tensor]]:
+        """Numbers of a batch's recordings, with log rates (clips, T, n) of clips that lie beside each other.
+
+        While training each clip is shown to one stream, else to all.
+        """
+        shown = [batch[name] for name in ("video", "pupil", "behaviour", "animal")]
+        parts: list[tuple[int | None, list[Tensor]]] = [(None, shown)]
+        if self.training:
+            found, counts = torch.unique_consecutive(batch["stream"], return_counts=True)
+            cut = zip(*(one.split(counts.tolist()) for one in shown), strict=True)
+            parts = [(stream, list(some)) for stream, some in zip(found.tolist(), cut, strict=True)]
+        rates: list[tuple[int, Tensor]] = []
+        for stream, some in parts:
+            with compute.autocast(batch["video"].device, self.recipe.fit.precision):
+                features = self.encoder.features(*some, stream=stream)
+            numbers, counts = torch.unique_consecutive(some[-1], return_counts=True)
+            for n, own in zip(numbers.tolist(), features.split(counts.tolist()), strict=True):
+                rates.append((n, self.encoder.log_rates(own, self.slices[n], stream=stream).float()))
+        return rates
 
     def _surprise(self, log_rate: Tensor, observed: Tensor, number: int) -> Tensor:
         """Negative log likelihood up to a constant; responses are in units of their mean, and need not be whole."""

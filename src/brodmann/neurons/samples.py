@@ -176,16 +176,17 @@ class NeuronSamples:
         Batch
             Of B clips of T frames: ``video`` (B, T, H, W) uint8; ``pupil``, ``behaviour`` (B, T, 2) float32; ``animal``
             (B,) int64, the recording's number in the model; ``responses`` (sum of T n_b,) float32, clip by clip, in
-            units of the training mean; ``stream`` () int64, which copy of the core learns; ``seed`` () int64 of what
-            the network draws.
+            units of the training mean; ``stream`` (B,) int64, which copy of the core learns from a clip; ``seed`` ()
+            int64 of what the network draws.
         """
         rng = stream(self.recipe.seed, self.fingerprint, "batch", step)
-        size, count = self.recipe.fit.batch, len(self.kept)
+        size, count, copies = self.recipe.fit.batch, len(self.kept), self.recipe.encoder.streams
         dealt = [self._order(number // count)[number % count] for number in range(step * size, (step + 1) * size)]
         draws = rng.random(size)
-        stream_number = int(rng.integers(self.recipe.encoder.streams))
-        # clips of one recording beside each other, so that its neurons are read once
-        mine = sorted(range(rank, size, world), key=lambda i: self.order[dealt[i]])
+        # every copy of the core learns at every step, as far as clips reach: none drifts on its momentum
+        copy_of = rng.permutation((np.arange(size) + rng.integers(copies)) % copies)
+        # clips of one copy and recording beside each other, so that neurons are read once
+        mine = sorted(range(rank, size, world), key=lambda i: (copy_of[i], self.order[dealt[i]]))
         clips = [self._window(dealt[i], float(draws[i])) for i in mine]
         shown = [clip.inputs() for clip in clips]
         batch: Batch = {
@@ -200,7 +201,7 @@ class NeuronSamples:
         batch["seed"] = torch.tensor(
             int(stream(self.recipe.seed, self.fingerprint, "jitter", step, rank).integers(2**31))
         )
-        batch["stream"] = torch.tensor(stream_number)
+        batch["stream"] = torch.from_numpy(copy_of[mine])
         return batch
 
     def _order(self, turn: int) -> list[int]:
