@@ -340,6 +340,7 @@ def test_a_smaller_distance_is_the_better_one():
         "coordinates": {"value": 0.5, "low": 0.3, "high": 0.7},
     }
     assert Shown.of(score).rivals() == (["random"], [], ["coordinates"])
+    assert Shown.of({**score, "metric": "median orientation error, deg"}).rivals() == (["random"], [], ["coordinates"])
     assert Shown.of({**score, "metric": "macro-F1"}).rivals() == (["coordinates"], [], ["random"])
 
 
