@@ -178,7 +178,7 @@ def responses(run: Run, *, say: Say | None = None) -> Score:
         The run is of another system.
     """
     module = _offering(run, "responses", "answers")
-    recipe, model, samples, new, remarks = _suited(run, module)
+    recipe, model, samples, new, remarks = _suited(run, module, say=say)
     said = (responses_task.Answer(**one) for one in module.answers(recipe, model, samples))
     unseen = f"; core never saw: {', '.join(new['animals'])}" if new["animals"] else ""
     found = responses_task.responses(
@@ -192,7 +192,7 @@ def responses(run: Run, *, say: Say | None = None) -> Score:
     return _noted(found, remarks)
 
 
-def tuning(run: Run, target: str | None = None) -> Score:
+def tuning(run: Run, target: str | None = None, *, say: Say | None = None) -> Score:
     """Which orientations the run's model prefers, and whether they are those that are known.
 
     A grating's direction is that of its motion, and the task compares directions modulo 180. Where the data tell the
@@ -205,6 +205,7 @@ def tuning(run: Run, target: str | None = None) -> Score:
         Of a system that offers ``tunings(recipe, model, samples)``: arguments of `brodmann.tasks.tuning.tuning`.
     target : str, optional
         Numeric column of what is known, degrees; by default ``orientation_deg``, where there is one.
+    say : Say, optional
 
     Returns
     -------
@@ -216,7 +217,7 @@ def tuning(run: Run, target: str | None = None) -> Score:
         The run is of another system, or there is no such numeric column.
     """
     module = _offering(run, "tuning", "tunings")
-    recipe, model, samples, _, remarks = _suited(run, module, target)
+    recipe, model, samples, _, remarks = _suited(run, module, target, say=say)
     column = target or ("orientation_deg" if "orientation_deg" in samples.labels else None)
     truth = None
     if column is not None:
@@ -277,7 +278,9 @@ def _offering(run: Any, task: str, what: str) -> Any:
     return module
 
 
-def _suited(run: Run, module: Any, target: str | None = None) -> tuple[Any, Any, Any, dict[str, list[str]], list[str]]:
+def _suited(
+    run: Run, module: Any, target: str | None = None, *, say: Say | None
+) -> tuple[Any, Any, Any, dict[str, list[str]], list[str]]:
     """Recipe, model, samples that suit it, what of them the core never saw, and remarks; from the data of the table.
 
     ``target`` is refused before time is spent, where it is no numeric column.
@@ -301,7 +304,7 @@ def _suited(run: Run, module: Any, target: str | None = None) -> tuple[Any, Any,
         )
     if not about.get("same_data", True):
         remarks.append(f"the model was trained on other data than '{source.name}'")
-    return recipe, model, model.suit(samples), new, remarks
+    return recipe, model, model.suit(samples, say), new, remarks
 
 
 def _noted(found: Score, remarks: Sequence[str]) -> Score:

@@ -104,7 +104,7 @@ def score(
     if task == "responses":
         found = questions.responses(cast("Run", run), say=Say())
     elif task == "tuning":
-        found = questions.tuning(cast("Run", run), target)
+        found = questions.tuning(cast("Run", run), target, say=Say())
     else:
         table = verbs.table(run) if isinstance(run, Run) else run
         if target is None and task in {"novelty", "properties"}:

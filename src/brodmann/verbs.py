@@ -150,7 +150,7 @@ def fit(
             else:
                 say(f"{len(samples):,} samples to train on; sections: {samples.section_count}")
                 model = module.build(recipe, samples)
-                samples = model.suit(samples)
+                samples = model.suit(samples, say)
                 train.fit(model, samples, recipe.fit, run, say=say, threads=threads, until=until)
                 if settle := getattr(model, "settle", None):
                     settle(samples, say)
@@ -211,7 +211,7 @@ def tabulate(run: Run, data: Any = None, *, controls: bool = True, quiet: bool =
         same_data = source.fingerprint == run.weights()[1].get("source")
         samples = module.samples(source, recipe, part="all")
         run.skipped = _skipped(samples, say)
-        samples = model.suit(samples)
+        samples = model.suit(samples, say)
         for remark in samples.remarks:
             say(remark)
         made = module.controls(recipe, samples) if controls else {}

@@ -21,6 +21,7 @@ from brodmann.cells.recipe import Neighbourhood, Recipe, Tile
 from brodmann.cells.samples import PASSES, CellSamples
 from brodmann.contrast import Pairs, spatial_nce
 from brodmann.errors import Refused, Usage
+from brodmann.progress import Say
 from brodmann.samples import Batch, Loss, stream
 
 _LEARN_FROM = 100_000
@@ -135,7 +136,7 @@ class TileModel(nn.Module):
                 found[rows] = self._tokens(batch, described, hidden, rows, around).float()
         return found[asked]
 
-    def suit(self, samples: CellSamples) -> CellSamples:
+    def suit(self, samples: CellSamples, say: Say | None = None) -> CellSamples:
         """Samples with this model's genes and types, matched by name, and each animal's factors against its groups.
 
         Genes that the data lack count as not measured.

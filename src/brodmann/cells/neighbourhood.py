@@ -34,6 +34,7 @@ from brodmann.cells.source import Source
 from brodmann.cells.surroundings import batch as batch
 from brodmann.cells.surroundings import draw as draw
 from brodmann.errors import Refused, Usage
+from brodmann.progress import Say
 from brodmann.samples import Batch, Loss
 
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ class NeighbourhoodModel(nn.Module):
             pooled.append(self.pool(x[:, 1:], None if absent is None else absent[:, None]).to(tokens))
         return torch.cat([*pooled, tokens[:0]])[torch.argsort(order)]
 
-    def suit(self, samples: CellSamples) -> CellSamples:
+    def suit(self, samples: CellSamples, say: Say | None = None) -> CellSamples:
         """Samples with this model's genes and types, matched by name; genes that the data lack count as zero.
 
         Raises

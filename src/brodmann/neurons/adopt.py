@@ -107,7 +107,7 @@ def _before_bound(positions: Tensor, size_px: tuple[int, int]) -> Tensor:
     return positions.clamp(-limit, limit).atanh()
 
 
-def recordings(model: NeuronModel, samples: NeuronSamples, new: Sequence[Kept]) -> None:
+def recordings(model: NeuronModel, samples: NeuronSamples, new: Sequence[Kept], say: Say) -> None:
     """Give the model readouts of recordings that it does not know, from their training trials; the core stays as it is.
 
     Eye and body start as the mean of those of the known animals. Where a neuron looks, and which known ones it is like,
@@ -120,6 +120,7 @@ def recordings(model: NeuronModel, samples: NeuronSamples, new: Sequence[Kept]) 
     samples : NeuronSamples
     new : sequence of Kept
         Recordings of the samples.
+    say : Say
     """
     bank, (height, width) = _barcodes(model), model.encoder.core.size_px
     prior, positions = head.Prior.of(bank), _positions(height, width)
@@ -129,7 +130,10 @@ def recordings(model: NeuronModel, samples: NeuronSamples, new: Sequence[Kept]) 
 
     first = len(model.known)
     model.grow([(kept.recording.id, samples.named(kept)) for kept in new])
-    with compute.resting(model):
+    with (
+        compute.resting(model),
+        say.progress("learn new recordings", 0, len(new), enabled=compute.lead()) as progress,
+    ):
         for number, kept in enumerate(new, start=first):
             shown = recalled(model, number, kept, pieces(kept, model.recipe.samples.burn_in))
             found = kin.recognised(
@@ -142,6 +146,7 @@ def recordings(model: NeuronModel, samples: NeuronSamples, new: Sequence[Kept]) 
                 rate_hz=kept.recording.rate_hz,
             )
             read_out(model, number, shown, positions[found.place], prior, found.barcode)
+            progress.advance(kept.recording.id)
 
 
 def pieces(kept: Kept, burn_in: int) -> list[Clip]:

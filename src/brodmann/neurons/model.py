@@ -167,7 +167,7 @@ class NeuronModel(nn.Module):
 
     # ----------------------------------------------------------------------------------------------------- describing
 
-    def suit(self, samples: NeuronSamples) -> NeuronSamples:
+    def suit(self, samples: NeuronSamples, say: Say | None = None) -> NeuronSamples:
         """Samples with this model's numbers; recordings it does not know are learned with the core kept as it is.
 
         See `brodmann.neurons.adopt`. A recording's neurons are known by name.
@@ -183,7 +183,7 @@ class NeuronModel(nn.Module):
                     do="rename it, or give the data of the run.",
                 )
         if new:
-            adopt.recordings(self, samples, new)
+            adopt.recordings(self, samples, new, say or Say(quiet=True))
             numbers = {one.id: number for number, one in enumerate(self.known)}
         order = [numbers[kept.recording.id] for kept in samples.kept]
         rows = [torch.arange(self.slices[n].start, self.slices[n].stop) for n in order]

@@ -17,6 +17,7 @@ from brodmann.patches.encoder import Encoder, Projector
 from brodmann.patches.objective import contrast
 from brodmann.patches.recipe import Recipe
 from brodmann.patches.samples import PatchSamples
+from brodmann.progress import Say
 from brodmann.samples import Batch, Loss
 
 
@@ -52,8 +53,9 @@ class CytoNet(nn.Module):
         """Plain data that, with the recipe, rebuild this model's shape: nothing, for patches."""
         return {"system": "patches", "features": self.encoder.width}
 
-    def suit(self, samples: PatchSamples) -> PatchSamples:
+    def suit(self, samples: PatchSamples, say: Say | None = None) -> PatchSamples:
         """Samples as this model needs them: patches have one form."""
+        del say
         return samples
 
     def features(self, batch: Batch) -> Tensor:
