@@ -318,7 +318,7 @@ def test_weights_are_judged_on_validation_trials_alone(tmp_path):
 
     assert model.judge(NeuronSamples(spoiled("test"), recipe)) == before
     assert model.judge(NeuronSamples(spoiled("train"), recipe)) == pytest.approx(before, rel=1e-5)
-    assert abs(model.judge(NeuronSamples(spoiled("valid"), recipe)) - before) > 1e-4
+    assert abs(model.judge(NeuronSamples(spoiled("valid"), recipe)) - before) > 1e-3
 
 
 ASIDE = """

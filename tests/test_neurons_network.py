@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from brodmann.errors import Usage
-from brodmann.neurons import core
 from brodmann.neurons import encoder as encoding
 from brodmann.neurons.encoder import Encoder
 from brodmann.neurons.readout import Readout
@@ -277,25 +276,3 @@ def test_behaviour_and_eye_say_nothing_before_training_and_monitors_move_in_trai
 def test_sizes_that_do_not_fit_each_other_are_named(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(Usage, match=said):
         made(**changes)
-
-
-@pytest.mark.parametrize(("count", "side"), [(16, 6), (9, 9)])
-def test_the_first_kernels_are_gabors_that_share_out_the_orientations(count: int, side: int) -> None:
-    made = core.gabors(count, side)
-    assert made.mean((1, 2)).abs().max() < 1e-6
-    assert torch.allclose(made.norm(dim=(1, 2)), torch.ones(count))
-    y, x = torch.meshgrid(*[torch.arange(side) - (side - 1) / 2] * 2, indexing="ij")
-    angles = torch.pi * torch.arange(count // 2) / -(-count // 2)
-    wave = 2 * torch.pi * 6 / (5 * side)
-    # a pair of phases tells a grating of its orientation wherever the bars lie, and less of all others
-    for phase in (0.0, 0.9):
-        gratings = torch.stack([torch.cos(wave * (x * a.cos() + y * a.sin()) + phase) for a in angles])
-        told = torch.einsum("cyx,gyx->cg", made, gratings)[: count // 2 * 2].unflatten(0, (-1, 2)).norm(dim=1)
-        assert torch.equal(told.argmax(0), torch.arange(count // 2))
-
-
-def test_a_core_starts_from_gabors_where_its_kernel_is_wide_enough() -> None:
-    made = [core.Core(replace(SMALL, input_kernel=side, input_stride=2), 36, 64) for side in (6, 2)]
-    wide, narrow = (one.blocks[0].into.weight.detach() for one in made)
-    assert torch.equal(wide[:, :, 0], core.gabors(4, 6).expand(2, -1, -1, -1))
-    assert narrow.std() > 0.1

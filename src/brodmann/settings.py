@@ -58,8 +58,7 @@ class Fit:
     """Samples per optimiser step over all processes, before accumulation."""
     accumulate: int = pydantic.Field(default=1, ge=1)
     """Batches whose gradients are summed before one optimiser step; each is its own contrast set."""
-    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
-    """Muon takes orthogonal steps with kernels, those of AdamW with all else; for models that name their kernels."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = pydantic.Field(default=2e-3, gt=0)
     warmup_steps: int = pydantic.Field(default=100, ge=0)
     weight_decay: float = pydantic.Field(default=1e-4, ge=0)

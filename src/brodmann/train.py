@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from brodmann import compute
-from brodmann.errors import Diverged, Interrupted, Usage
-from brodmann.muon import Muon
+from brodmann.errors import Diverged, Interrupted
 from brodmann.progress import Progress, Say
 from brodmann.run import Run
 from brodmann.samples import Batch, Loss, Samples, prefetch
@@ -257,22 +256,16 @@ def _memory(device: torch.device) -> int:
 def _optimizer(model: nn.Module, plan: Fit) -> torch.optim.Optimizer:
     """Weight decay on matrices and kernels only: norms, biases and ``model.undecayed`` have no scale to shrink."""
     kept = cast("tuple[str, ...]", getattr(model, "undecayed", ()))
-    kernels: list[nn.Parameter] = []
-    if plan.optimizer == "muon":
-        if not hasattr(model, "kernels"):
-            raise Usage('fit.optimizer = "muon" is for models that name their kernels.', found=type(model).__name__)
-        kernels = cast(Any, model).kernels()
-    apart = {id(p) for p in kernels}
     trained = [
         (name.rpartition(".")[2] not in kept and p.ndim > 1, p)
         for name, p in model.named_parameters()
-        if p.requires_grad and id(p) not in apart
+        if p.requires_grad
     ]
     wide, thin = ([p for decays, p in trained if decays is wanted] for wanted in (True, False))
     groups = [{"params": wide, "weight_decay": plan.weight_decay}, {"params": thin, "weight_decay": 0.0}]
     if plan.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=plan.lr, momentum=0.9, nesterov=True)
-    return Muon(groups, kernels, lr=plan.lr) if kernels else torch.optim.AdamW(groups, lr=plan.lr)
+    return torch.optim.AdamW(groups, lr=plan.lr)
 
 
 def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

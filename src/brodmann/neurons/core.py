@@ -23,8 +23,6 @@ from brodmann.neurons.standardised import Standardised
 _SMALL = 20480  # rows of pixels, times channels, up to which the library convolves float32 in time by a slow path
 _SPAN = 3  # frames, and pixels to a side, of the convolutions within a block
 
-_WAVE, _SPREAD = 5 / 6, 4 / 15  # wavelength and standard deviation of the first kernels, in sides
-
 Past = list[Tensor]
 
 
@@ -72,9 +70,6 @@ class Block(nn.Module):
             self.into = Standardised((streams, channels), (incoming,))
         else:
             self.into = Standardised((streams, channels), (incoming, kernel, kernel), standardise=False)
-            if incoming == 1 and kernel > 3:
-                with torch.no_grad():
-                    self.into.weight.copy_(gabors(channels, kernel)[:, None])
         halves = [1.0] + [2**-0.5] * (layers - 1)  # from its second on, a layer is the sum of two parts
         self.layers = nn.ModuleList(
             Standardised((streams, channels), (width, _SPAN, _SPAN, _SPAN), gain=gain) for gain in halves
@@ -204,21 +199,6 @@ class Core(nn.Module):
             kept += last
             shown = torch.cat([_summed(layer, pool) for layer in layers], dim=4)
         return F.linear(shown, ready.out, ready.bias), kept
-
-
-def gabors(count: int, side: int) -> Tensor:
-    """Gabor kernels (count, side, side) of zero mean and unit norm, in pairs of phases, turned evenly over 180 degrees.
-
-    A core that starts from them instead of noise finds what the responses depend on in fewer steps.
-    """
-    y, x = torch.meshgrid(*[torch.arange(side) - (side - 1) / 2] * 2, indexing="ij")
-    number = torch.arange(count)
-    angle, phase = math.pi * (number // 2) / math.ceil(count / 2), math.pi / 2 * (number % 2)
-    along = x * angle.cos()[:, None, None] + y * angle.sin()[:, None, None]
-    wave = torch.cos(2 * math.pi * along / (_WAVE * side) + phase[:, None, None])
-    made = wave * torch.exp(-(x.square() + y.square()) / (2 * (_SPREAD * side) ** 2))
-    made = made - made.mean((1, 2), keepdim=True)
-    return made / made.norm(dim=(1, 2), keepdim=True)
 
 
 def _dense(shown: Tensor, stage: Stage, past: Iterator[Tensor] | None) -> tuple[list[Tensor], Past]:

@@ -78,11 +78,6 @@ class NeuronModel(nn.Module):
         edges = np.cumsum([0, *(len(one.neurons) for one in known)]).tolist()
         self.slices = [slice(first, last) for first, last in itertools.pairwise(edges)]
 
-    def kernels(self) -> list[nn.Parameter]:
-        """Weights (S, O, ...) of the core's maps, which `brodmann.muon` turns."""
-        named = self.encoder.core.named_parameters()
-        return [value for name, value in named if name.endswith("weight") and value.ndim > 2]
-
     def config(self) -> dict[str, Any]:
         """What `rebuild` needs: the recordings and their neurons."""
         return {"recordings": [{"id": one.id, "neurons": list(one.neurons)} for one in self.known]}
