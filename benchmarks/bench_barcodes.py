@@ -28,7 +28,7 @@ def asked(run: Path, task: str, target: str | None) -> pd.DataFrame:
     """A score and its rivals, a row each; from the folder, if it was asked before."""
     kept = run / f"bench-{task}-{target or ''}.csv"
     if not kept.exists():
-        score = results.score(run, task, target, **({"by": "brain"} if task == "areas" else {}))
+        score = results.score(task, run, target, **({"by": "brain"} if task == "areas" else {}))
         print(score, flush=True)
         rows = [("value", score.value, *score.interval, score.n)]
         rows += [(name, one.value, one.low, one.high, np.nan) for name, one in {**score.baselines, **score.more}.items()

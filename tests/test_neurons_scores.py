@@ -65,7 +65,7 @@ def test_a_table_holds_the_neurons_plane_by_plane_and_each_barcode_stands_by_its
     sections = table.obs["section"].astype(str).tolist()
     assert len(set(sections)) == 1 + sum(a != b for a, b in itertools.pairwise(sections)) == 12
     at = {name: i for i, name in enumerate(table.obs["id"].astype(str))}
-    weight = model.encoder.readout.weight.detach().flatten(1).numpy()
+    weight = (model.encoder.readout.weight.detach().flatten(1) @ model.spread).numpy()
     for known, rows in zip(model.known, model.slices, strict=True):
         own = np.asarray(table.X)[[at[name] for name in known.neurons]].astype(np.float32)
         assert np.abs(own - weight[rows] / np.linalg.norm(weight[rows], axis=1, keepdims=True)).max() < 2e-3
@@ -236,7 +236,8 @@ def test_the_rival_is_fitted_once_and_tells_clips_apart(samples, monkeypatch):
         times.append(kept.recording.id)
         n, c = len(kept.columns), energies.COUNT
         place = torch.zeros(n, dtype=torch.int64)
-        return search.Found(place, torch.ones(n, c), torch.zeros(n), torch.zeros(n), torch.zeros(n)), torch.zeros(1, 2)
+        zeros = torch.zeros(n)
+        return search.Found(place, torch.ones(n, c), zeros, zeros, zeros, torch.ones(c)), torch.zeros(1, 2)
 
     monkeypatch.setattr(adopt, "seen", seen)
     predict, kept = rivals.linear(samples), samples.kept[0]

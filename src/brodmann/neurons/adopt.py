@@ -184,11 +184,33 @@ def settle(model: NeuronModel, samples: NeuronSamples, say: Say) -> None:
         wide = _barcodes(model)
         prior = head.Prior(torch.zeros(wide.shape[1]), torch.eye(wide.shape[1]) * 3 * wide.square().mean().sqrt())
         for share in (4, 1):
+            covariance = torch.zeros(wide.shape[1], wide.shape[1])
             for number, kept in zip(samples.order, samples.kept, strict=True):
                 shown = recalled(model, number, kept, fewer(pieces(kept, model.recipe.samples.burn_in), share))
+                covariance += _covariance(shown.features) / len(samples.kept)
                 read_out(model, number, shown, look_up(model, shown, prior, samples.where(kept)), prior)
                 progress.advance(kept.recording.id)
             prior = head.Prior.of(_barcodes(model))
+        model.spread.copy_(_root(covariance))
+
+
+def spread(shown: Recalled) -> Tensor:
+    """Symmetric root (C, C) of the covariance of the core's features: times a readout's weights, what it is driven by.
+
+    Features vary by very different amounts, and weights alone say little of those that hardly do: the cosine of two
+    neurons' weights so multiplied is the correlation of what drives them, were they to look at one place.
+    """
+    return _root(_covariance(shown.features))
+
+
+def _covariance(features: Tensor) -> Tensor:
+    flat = features[:, :: max(1, features.shape[1] // CHUNK)].flatten(0, 1).float()
+    return torch.cov(flat.T)
+
+
+def _root(covariance: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(covariance)
+    return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
 
 
 class Recalled(NamedTuple):

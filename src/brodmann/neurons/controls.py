@@ -29,6 +29,7 @@ def controls(recipe: Recipe, samples: NeuronSamples) -> dict[str, Describe]:
 
     ``position``: where simple filters find that a neuron looks. ``statistics``: of its responses, without the video.
     ``filters``: its linear readout of simple filters. ``untrained``: its readout of the recipe's core before training.
+    Readouts are in units of how much the features vary, as barcodes are.
     """
 
     @cache
@@ -38,7 +39,8 @@ def controls(recipe: Recipe, samples: NeuronSamples) -> dict[str, Describe]:
 
     @cache
     def filters(number: int) -> Floats:
-        return _unit(seen(number)[0].weights.numpy())
+        found = seen(number)[0]
+        return _unit((found.weights * found.sd).numpy())
 
     @cache
     def position(number: int) -> Floats:
@@ -101,7 +103,7 @@ def _untrained(
         shown = adopt.recalled(model, 0, kept, some)
         positions = model.encoder.readout.mu[model.slices[0]].tanh().cpu()
         adopt.read_out(model, 0, shown, positions, head.Prior(torch.zeros(width), torch.eye(width)))
-    return model.encoder.readout.weight.detach().flatten(1).cpu().numpy()
+    return (model.encoder.readout.weight.detach().flatten(1).cpu() @ adopt.spread(shown)).numpy()
 
 
 def _by_recording(samples: NeuronSamples, describe: Callable[[int], Floats]) -> Describe:

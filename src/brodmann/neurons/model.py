@@ -44,6 +44,8 @@ class NeuronModel(nn.Module):
     """Last names of parameters that weight decay leaves alone: they have a scale of their own."""
 
     rows: Tensor
+    spread: Tensor
+    """(S C, S C), see `brodmann.neurons.adopt.spread`; of readouts that were never solved the identity."""
 
     def __init__(self, recipe: Recipe, known: Sequence[Known]) -> None:
         super().__init__()
@@ -54,6 +56,7 @@ class NeuronModel(nn.Module):
         self.dispersion = (
             nn.Parameter(torch.zeros(self.encoder.neurons)) if recipe.objective.likelihood == "nb" else None
         )
+        self.register_buffer("spread", torch.eye(recipe.encoder.streams * recipe.encoder.outputs))
         self._name(known)
 
     def _encoder(self, known: Sequence[Known]) -> Encoder:
@@ -211,9 +214,11 @@ class NeuronModel(nn.Module):
     def describe(self, batch: Batch) -> NDArray[np.float32]:
         """Functional barcodes (m, S C) float32 of the neurons that `NeuronSamples.read` named: unit vectors.
 
-        The length of the readout's weights tells how strongly a neuron is driven, their direction by what.
+        The readout's weights, in units of how much the features vary: their length tells how strongly a neuron is
+        driven, their direction by what.
         """
         weight = self.encoder.readout.weight.detach()[self.rows[batch["index"].cpu()]].flatten(1).float().cpu()
+        weight = weight @ self.spread.cpu()
         return (weight / weight.norm(dim=1, keepdim=True).clamp_min(1e-12)).numpy()
 
     # ----------------------------------------------------------------------------------------------------- predicting

@@ -105,6 +105,8 @@ class Found:
         Share of the variance of left-out frames that it predicts; at most 1, negative where nothing is predicted.
     strength : (n,) float32
         Strength of the prior that predicted best.
+    sd : (C,) float32
+        Standard deviation of each feature, whatever the place.
     """
 
     place: Tensor
@@ -112,6 +114,7 @@ class Found:
     intercept: Tensor
     explained: Tensor
     strength: Tensor
+    sd: Tensor
 
 
 def search(
@@ -161,7 +164,7 @@ def search(
         fit_w, fit_b = _ridge(total_gram[number], total_cross[number][:, own], root, strengths)
         weights[own] = fit_w[which[own], :, torch.arange(len(own))]
         intercept[own] = fit_b[which[own], torch.arange(len(own))]
-    return Found(place, weights, intercept, best, torch.tensor(strengths)[which])
+    return Found(place, weights, intercept, best, torch.tensor(strengths)[which], 1 / _scale(total_gram).diagonal())
 
 
 def _explained(moments: Moments, root: Tensor, strengths: tuple[float, ...]) -> Tensor:
