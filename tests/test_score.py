@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -167,3 +168,13 @@ def test_what_is_not_a_score_is_named(tmp_path):
         (tmp_path / "broken.json").write_text(text)
         with pytest.raises(Corrupt):
             Score.load(tmp_path / "broken.json")
+
+
+def test_a_draw_without_any_known_class_has_no_score_and_no_warning():
+    matrices = np.array([[[3.0, 1.0], [0.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]], [[2.0, 2.0], [0.0, 0.0]]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = metrics.macro_f1(matrices), metrics.balanced_accuracy(matrices)
+    assert np.isnan([found[0][1], found[1][1]]).all()
+    assert found[1][[0, 2]] == pytest.approx([(0.75 + 1) / 2, 0.5])
+    assert found[0][0] == pytest.approx((6 / 7 + 8 / 9) / 2)

@@ -90,14 +90,21 @@ def per_class(matrix: NDArray[np.int64], classes: tuple[str, ...]) -> dict[str, 
 
 def macro_f1(matrix: NDArray[np.number]) -> NDArray[np.float64]:
     """Mean F1 over the classes that occur in the truth: (...,)."""
-    return np.nanmean(per_class_f1(matrix), axis=-1)
+    return _over_known(per_class_f1(matrix))
 
 
 def balanced_accuracy(matrix: NDArray[np.number]) -> NDArray[np.float64]:
     """Mean recall over the classes that occur in the truth: (...,)."""
     right = np.diagonal(matrix, axis1=-2, axis2=-1).astype(np.float64)
     true = matrix.sum(axis=-1)
-    return np.nanmean(np.where(true > 0, right / np.maximum(true, 1e-12), np.nan), axis=-1)
+    return _over_known(np.where(true > 0, right / np.maximum(true, 1e-12), np.nan))
+
+
+def _over_known(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the last axis of what is not NaN; NaN where nothing is, such as a draw without any known class."""
+    known = ~np.isnan(values)
+    total = np.where(known, values, 0.0).sum(axis=-1)
+    return np.where(known.any(axis=-1), total / np.maximum(known.sum(axis=-1), 1), np.nan)
 
 
 def accuracy(matrix: NDArray[np.number]) -> NDArray[np.float64]:
