@@ -72,14 +72,22 @@ def recognised(
     sure = _scatter(responses) * _alike(responses, round(LAGS_S * rate_hz / thin))
     place = torch.zeros(responses.shape[1], dtype=torch.int64)
     barcode = torch.zeros(responses.shape[1], bank.shape[1])
-    for own, near in _together(responses.shape[1], where, most=max(1, _VALUES // sums.numel())):
-        y = responses[:, own]
+
+    def likely(some: Tensor) -> Tensor:
+        """Log likelihoods (P, n, K) of some neurons."""
+        y = responses[:, some]
         cross = torch.stack([one.float().mT @ y for one in features])
         told = at(torch.einsum("pcn,kc->nkp", cross, bank))
-        likely = (told - y.sum(0)[None, :, None] * sums[:, None]) / sure[own, None]
-        belief = retinotopy.posterior(likely.logsumexp(2), places, near)
+        return (told - y.sum(0)[None, :, None] * sums[:, None]) / sure[some, None]
+
+    for own, near in _together(responses.shape[1], where):
+        # made twice, a few neurons at a time, since all at once may not fit
+        parts = own.split(max(1, _VALUES // sums.numel()))
+        alone = torch.cat([likely(some).logsumexp(2) for some in parts], dim=1)
+        belief = retinotopy.posterior(alone, places, near)
         place[own] = belief.argmax(0)
-        barcode[own] = torch.einsum("pn,pnk->nk", belief, likely.softmax(2)) @ bank
+        for some, believed in zip(parts, belief.split([len(some) for some in parts], dim=1), strict=True):
+            barcode[some] = torch.einsum("pn,pnk->nk", believed, likely(some).softmax(2)) @ bank
     return Kin(place, barcode)
 
 
@@ -104,10 +112,10 @@ def _alike(responses: Tensor, lags: int) -> Tensor:
     return found.clamp_min(1.0)
 
 
-def _together(number: int, where: Where | None, most: int) -> Iterator[tuple[Tensor, Where | None]]:
-    """Neurons that are placed together: those of a plane, or ``most`` of those that do not know each other."""
+def _together(number: int, where: Where | None) -> Iterator[tuple[Tensor, Where | None]]:
+    """Neurons that are placed together: those of a plane, or all where they do not know each other."""
     if where is None:
-        yield from ((own, None) for own in torch.arange(number).split(most))
+        yield torch.arange(number), None
         return
     for plane in where.plane.unique():
         own, xy_um = torch.nonzero(where.plane == plane)[:, 0], where.xy_um
