@@ -7,7 +7,7 @@ is a posterior over both, which neighbours in cortex sharpen through their commo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -70,8 +70,6 @@ def recognised(
     bank = bank[torch.linspace(0, len(bank) - 1, min(BANK, len(bank))).round().long()]
     sums = _log_sums(features, bank, at, len(places))
     sure = _scatter(responses) * _alike(responses, round(LAGS_S * rate_hz / thin))
-    place = torch.zeros(responses.shape[1], dtype=torch.int64)
-    barcode = torch.zeros(responses.shape[1], bank.shape[1])
 
     def likely(some: Tensor) -> Tensor:
         """Log likelihoods (P, n, K) of some neurons."""
@@ -80,15 +78,12 @@ def recognised(
         told = at(torch.einsum("pcn,kc->nkp", cross, bank))
         return (told - y.sum(0)[None, :, None] * sums[:, None]) / sure[some, None]
 
-    for own, near in _together(responses.shape[1], where):
-        # made twice, a few neurons at a time, since all at once may not fit
-        parts = own.split(max(1, _VALUES // sums.numel()))
-        alone = torch.cat([likely(some).logsumexp(2) for some in parts], dim=1)
-        belief = retinotopy.posterior(alone, places, near)
-        place[own] = belief.argmax(0)
-        for some, believed in zip(parts, belief.split([len(some) for some in parts], dim=1), strict=True):
-            barcode[some] = torch.einsum("pn,pnk->nk", believed, likely(some).softmax(2)) @ bank
-    return Kin(place, barcode)
+    # made twice, a few neurons at a time, since all at once may not fit
+    parts = torch.arange(responses.shape[1]).split(max(1, _VALUES // sums.numel()))
+    alone = torch.cat([likely(some).logsumexp(2) for some in parts], dim=1)
+    belief = retinotopy.posterior(alone, places, where)
+    barcodes = [torch.einsum("pn,pnk->nk", belief[:, some], likely(some).softmax(2)) @ bank for some in parts]
+    return Kin(belief.argmax(0), torch.cat(barcodes))
 
 
 def _log_sums(features: Tensor, bank: Tensor, at: Callable[[Tensor], Tensor], places: int) -> Tensor:
@@ -110,13 +105,3 @@ def _alike(responses: Tensor, lags: int) -> Tensor:
     for lag in range(1, min(lags, len(off))):
         found += 2 * (1 - lag / lags) * (off[lag:] * off[:-lag]).mean(0) / power
     return found.clamp_min(1.0)
-
-
-def _together(number: int, where: Where | None) -> Iterator[tuple[Tensor, Where | None]]:
-    """Neurons that are placed together: those of a plane, or all where they do not know each other."""
-    if where is None:
-        yield torch.arange(number), None
-        return
-    for plane in where.plane.unique():
-        own, xy_um = torch.nonzero(where.plane == plane)[:, 0], where.xy_um
-        yield own, Where(where.plane[own], None if xy_um is None else xy_um[own])
