@@ -111,6 +111,13 @@ def team() -> Generator[None]:
         dist.destroy_process_group()
 
 
+def same(model: nn.Module) -> None:
+    """Give the first process's weights to all."""
+    if world() > 1:
+        for value in model.state_dict().values():
+            dist.broadcast(value, 0)
+
+
 def average(tensor: Tensor) -> Tensor:
     """Mean over all processes of a value without gradient, such as a loss to log."""
     if world() == 1:

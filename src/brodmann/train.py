@@ -49,7 +49,8 @@ def fit(
     Parameters
     ----------
     model : nn.Module with ``loss(batch) -> Loss``
-        Complete; moved to the process's device.
+        Complete; moved to the process's device. Its ``renew(samples, step, say) -> bool``, if it has one, is called
+        before every step and says whether it changed the weights by other means.
     samples : Samples
         ``batch(step)`` is called for steps ``0 .. plan.steps * plan.accumulate - 1``.
     plan : Fit
@@ -82,6 +83,7 @@ def fit(
     first = _resume(model, optimizer, best, run, say)
     if first < plan.steps and lead:
         say.estimate(estimate(model, samples, plan, steps=plan.steps - first))
+    renew = getattr(model, "renew", None)
     step_module: nn.Module = _Step(model)
     if compute.world() > 1:
         step_module = nn.parallel.DistributedDataParallel(step_module)
@@ -99,6 +101,8 @@ def fit(
             if best.waited_enough:
                 say(f"no better on the validation part for {plan.patience} looks: stopped after step {step:,}")
                 break
+            if renew is not None and renew(samples, step, say):
+                compute.same(model)
             rate = learning_rate(plan, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate

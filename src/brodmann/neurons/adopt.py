@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -38,6 +38,12 @@ SURE = 0.004
 """Share of left-out variance that simple filters must predict for the place they found to be believed."""
 SHARP = 0.25
 """How much narrower a position that is known is drawn than one that is not."""
+RENEWED = 10_000
+"""Frames of a recording, about, that its readouts are solved from while the core still learns."""
+NOISE = 0.01
+"""What such readouts must bear: noise in every feature, as a share of the features' mean variance."""
+BEARING = tuple(NOISE * more for more in (300.0, 100.0, 30.0, 10.0, 3.0, 1.0))
+"""Strengths of their prior, in units of the features' mean variance times the number of frames."""
 
 
 def begin(model: NeuronModel, samples: NeuronSamples) -> None:
@@ -111,7 +117,9 @@ def recordings(model: NeuronModel, samples: NeuronSamples, new: Sequence[Kept], 
     """Give the model readouts of recordings that it does not know, from their training trials; the core stays as it is.
 
     Eye and body start as the mean of those of the known animals. Where a neuron looks, and which known ones it is like,
-    is recognised (`kin`); its readout is then solved there, with its kin's as the prior (`head`).
+    is recognised (`kin`); with more minutes a search that knows no other neurons (`search`) places better. What
+    predicts left-out frames better is taken, a recording at a time. The readout is then solved there, with the
+    neuron's kin as the prior (`head`).
 
     Parameters
     ----------
@@ -135,17 +143,26 @@ def recordings(model: NeuronModel, samples: NeuronSamples, new: Sequence[Kept], 
         say.progress("learn new recordings", 0, len(new), enabled=compute.lead()) as progress,
     ):
         for number, kept in enumerate(new, start=first):
-            shown = recalled(model, number, kept, pieces(kept, model.recipe.samples.burn_in))
+            shown, where = (
+                recalled(model, number, kept, pieces(kept, model.recipe.samples.burn_in)),
+                samples.where(kept),
+            )
             found = kin.recognised(
                 shown.features,
                 shown.responses,
                 bank,
                 at=at,
                 places=_square(positions, height / width),
-                where=samples.where(kept),
+                where=where,
                 rate_hz=kept.recording.rate_hz,
             )
-            read_out(model, number, shown, positions[found.place], prior, found.barcode)
+            tried = positions[found.place], look_up(model, shown, prior, where)
+            losses = [
+                head.judge(_at(model, shown, one), shown.responses, shown.last, prior, centre=found.barcode)[1]
+                for one in tried
+            ]
+            best = tried[int(np.argmin(losses))]
+            read_out(model, number, shown, best, prior, found.barcode)
             progress.advance(kept.recording.id)
 
 
@@ -171,6 +188,25 @@ def pieces(kept: Kept, burn_in: int) -> list[Clip]:
 def fewer(some: Sequence[Clip], share: int) -> Sequence[Clip]:
     """One in ``share`` clips, evenly spread, but two for each of `BLOCKS` where there are so many."""
     return some[:: max(1, min(share, len(some) // (2 * BLOCKS)))]
+
+
+def renew(model: NeuronModel, samples: NeuronSamples, say: Say) -> None:
+    """Solve the readouts of all known neurons on the core as it is, so that it learns from better ones.
+
+    Gradient steps see each neuron in few frames and leave its readout full of noise, from which the core then learns.
+    A readout that is only solved leans on tiny differences between features, which the core's next step destroys;
+    these are solved as if every feature carried noise (`NOISE`), and bear it.
+    """
+    say("solving the readouts on the core as it is")
+    with compute.resting(model):
+        for number, kept in zip(samples.order, samples.kept, strict=True):
+            some = pieces(kept, model.recipe.samples.burn_in)
+            shown = recalled(model, number, kept, fewer(some, sum(clip.frames for clip in some) // RENEWED))
+            covariance = _covariance(shown.features)
+            prior = head.Prior(torch.zeros(len(covariance)), torch.eye(len(covariance)))
+            unit = float(covariance.diagonal().mean()) * len(shown.responses)
+            places = look_up(model, shown, prior, samples.where(kept))
+            read_out(model, number, shown, places, prior, strengths=tuple(unit * one for one in BEARING))
 
 
 def settle(model: NeuronModel, samples: NeuronSamples, say: Say) -> None:
@@ -223,6 +259,11 @@ class Recalled(NamedTuple):
     block: Tensor
     """(T,) int64: block of time, 0 .. `BLOCKS` - 1."""
 
+    @property
+    def last(self) -> Tensor:
+        """(T,) bool: frames that choose how strong a prior is."""
+        return self.block == BLOCKS - 1
+
 
 def recalled(model: NeuronModel, number: int, kept: Kept, some: Sequence[Clip]) -> Recalled:
     """Core features and responses of some clips, without their burn-in; of fewer, evenly spread, if memory is short."""
@@ -266,22 +307,35 @@ def read_out(
     positions: Tensor,
     prior: head.Prior,
     centre: Tensor | None = None,
+    strengths: tuple[float, ...] = head.STRENGTHS,
 ) -> None:
     """Readout of every neuron of one recording at positions (n, 2) on the core's grid, -1 .. 1 from edge to edge."""
-    size_px, readout, rows = model.encoder.core.size_px, model.encoder.readout, model.slices[number]
-    taps, share = search.around(positions, *size_px)
-
-    def features(some: Tensor) -> Tensor:
-        parts = [shown.features[taps[some, k]].float() * share[some, k, None, None] for k in range(4)]
-        return torch.stack(parts).sum(0)
-
-    solved = head.solve(features, shown.responses, shown.block == BLOCKS - 1, prior, centre=centre)
+    readout, rows = model.encoder.readout, model.slices[number]
+    solved = head.solve(
+        _at(model, shown, positions), shown.responses, shown.last, prior, centre=centre, strengths=strengths
+    )
     with torch.no_grad():
-        readout.mu[rows] = _before_bound(positions, size_px).to(readout.mu)
+        readout.mu[rows] = _before_bound(positions, model.encoder.core.size_px).to(readout.mu)
         # the log rate is the mean over streams
         streams = readout.weight.shape[1]
         readout.weight[rows] = (solved.weights * streams).unflatten(1, (streams, -1)).to(readout.weight)
         readout.bias[rows] = solved.bias[:, None].to(readout.bias)
+
+
+def _at(model: NeuronModel, shown: Recalled, positions: Tensor) -> Callable[[Tensor], Tensor]:
+    """What some neurons (g,) of a recording read at their positions, (g, T, C)."""
+    taps, share = search.around(positions, *model.encoder.core.size_px)
+
+    def features(some: Tensor) -> Tensor:
+        found = torch.empty(len(some), *shown.features.shape[1:])
+        # one neuron and corner after another: what is added lies in the cache
+        for own, places, shares in zip(found, taps[some].tolist(), share[some].tolist(), strict=True):
+            own.zero_()
+            for place, part in zip(places, shares, strict=True):
+                own.add_(shown.features[place].float(), alpha=part)
+        return found
+
+    return features
 
 
 def _barcodes(model: NeuronModel) -> Tensor:

@@ -90,7 +90,10 @@ class Encoder(nn.Module):
         super().__init__()
         self.settings, self.rate_hz, self.size_px = settings, rate_hz, (height_px, width_px)
         self.animals, self.neurons, self.behaviour = animals, neurons, behaviour
-        self.perspective = Perspective(animals, settings.retina_px, settings.view_deg) if settings.perspective else None
+        self.perspective = None
+        if settings.perspective:
+            jitter = settings.monitor_jitter
+            self.perspective = Perspective(animals, settings.retina_px, settings.view_deg, jitter=jitter)
         images = settings.retina_px if settings.perspective else (height_px, width_px)
         self.core = Core(settings, *images)
         self.modulation, self.recurrent, self.said = None, None, None

@@ -93,21 +93,9 @@ def solve(
     Solved
     """
     channels = len(prior.mean)
-    centre = prior.mean.expand(responses.shape[1], -1) if centre is None else centre
-    group = group or max(1, 1024 // channels)
-    some = torch.linspace(0, responses.shape[1] - 1, min(JUDGES, responses.shape[1])).round().long()
-    losses = torch.zeros(len(strengths))
-    # too little time to leave any out: the middle strength
-    losses[len(strengths) // 2] -= 0.0 if left_out.any() else 1.0
-    for _, f, y in _groups(features, responses, centre, prior.root, some, group):
-        taught, judged = (f[:, ~left_out], y[:, ~left_out]), (f[:, left_out], y[:, left_out])
-        w = _begin(f, y)
-        for number, strength in enumerate(strengths):
-            # two steps, since each strength starts where the last one ended
-            for _ in range(2):
-                w = _newton(w, *taught, strength)
-            losses[number] += _loss(w, *judged).sum() if left_out.any() else 0.0
-    best = strengths[int(losses.argmin())]
+    centre = _centre(prior, centre, responses)
+    group = group or _group(channels)
+    best, _ = judge(features, responses, left_out, prior, centre=centre, strengths=strengths, group=group)
     out_w, out_b = torch.zeros(responses.shape[1], channels), torch.zeros(responses.shape[1])
     for rows, f, y in _groups(features, responses, centre, prior.root, torch.arange(responses.shape[1]), group):
         w = _begin(f, y)
@@ -116,6 +104,46 @@ def solve(
             w = _newton(w, f, y, strength)
         out_w[rows], out_b[rows] = w[:, :-1] @ prior.root.T + centre[rows], w[:, -1]
     return Solved(out_w, out_b, best)
+
+
+def judge(
+    features: Callable[[Tensor], Tensor],
+    responses: Tensor,
+    left_out: Tensor,
+    prior: Prior,
+    *,
+    centre: Tensor | None = None,
+    strengths: tuple[float, ...] = STRENGTHS,
+    group: int | None = None,
+) -> tuple[float, float]:
+    """The strength of the prior with which `JUDGES` neurons predict the frames left out best, and their Poisson loss.
+
+    Parameters as for `solve`. Where no frames are left out, the middle strength, and a loss of 0.
+    """
+    if not left_out.any():
+        return strengths[len(strengths) // 2], 0.0
+    centre, group = _centre(prior, centre, responses), group or _group(len(prior.mean))
+    some = torch.linspace(0, responses.shape[1] - 1, min(JUDGES, responses.shape[1])).round().long()
+    losses = torch.zeros(len(strengths))
+    for _, f, y in _groups(features, responses, centre, prior.root, some, group):
+        taught, judged = (f[:, ~left_out], y[:, ~left_out]), (f[:, left_out], y[:, left_out])
+        w = _begin(f, y)
+        for number, strength in enumerate(strengths):
+            # two steps, since each strength starts where the last one ended
+            for _ in range(2):
+                w = _newton(w, *taught, strength)
+            losses[number] += _loss(w, *judged).sum()
+    best = int(losses.argmin())
+    return strengths[best], float(losses[best]) / len(some)
+
+
+def _centre(prior: Prior, centre: Tensor | None, responses: Tensor) -> Tensor:
+    return prior.mean.expand(responses.shape[1], -1) if centre is None else centre
+
+
+def _group(channels: int) -> int:
+    """Neurons solved together."""
+    return max(1, 1024 // channels)
 
 
 def _groups(

@@ -159,6 +159,14 @@ class NeuronModel(nn.Module):
             )  # fmt: skip
         return math.fsum(losses) / len(losses)
 
+    def renew(self, samples: NeuronSamples, step: int, say: Say) -> bool:
+        """Solve the readouts anew where it is time, before ``step``; see `brodmann.neurons.adopt.renew`."""
+        every = self.recipe.objective.solve_every
+        if not every or not step or step % every:
+            return False
+        adopt.renew(self, samples, say)
+        return True
+
     def settle(self, samples: NeuronSamples, say: Say) -> None:
         """After training: solve all readouts anew on the core, see `brodmann.neurons.adopt.settle`."""
         adopt.settle(self, samples, say)

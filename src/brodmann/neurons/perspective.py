@@ -22,7 +22,6 @@ GELU_GAIN = 1.7015043497085571
 """Keeps the variance of a standard normal number through GELU."""
 _WIDTH, _HIDDEN = 16, 3  # layers between the pupil and the eye's angles
 _GAMMA, _EPSILON = 1.7, 1e-5
-_JITTER = 0.05  # of the monitor's place (half widths) and angles (radians), while training
 
 
 class Perspective(nn.Module):
@@ -37,6 +36,8 @@ class Perspective(nn.Module):
         Angle from the middle of the retina to its left and right edge.
     contrast, offset : float
         Initial scale and offset of what the retina passes on.
+    jitter : float
+        Of the monitor's place (half widths) and angles (radians), while training.
     """
 
     rays: Tensor
@@ -49,8 +50,10 @@ class Perspective(nn.Module):
         *,
         contrast: float = 4.0,
         offset: float = -1.4,
+        jitter: float = 0.05,
     ) -> None:
         super().__init__()
+        self.jitter = jitter
         self.retina_px = retina_px
         # the eye looks straight ahead at first, whatever the pupil says
         self.eye = nn.ModuleList(
@@ -68,7 +71,7 @@ class Perspective(nn.Module):
     def place(self, animal: Tensor) -> Tensor:
         """Where each clip's monitor stands: centre and angles, (B, 6); jittered while training."""
         place = torch.cat([self.centre, self.tilt], dim=1)[animal]
-        return place + _JITTER * torch.randn_like(place) if self.training else place
+        return place + self.jitter * torch.randn_like(place) if self.training else place
 
     def forward(self, video: Tensor, pupil: Tensor, animal: Tensor, place: Tensor | None = None) -> Tensor:
         """Images on the retina.

@@ -40,6 +40,8 @@ class Network:
     """Follow the eye: cast rays from a turning retina onto the monitor."""
     retina_px: tuple[int, int] = (36, 64)
     """Height and width of the retina in rays."""
+    monitor_jitter: float = pydantic.Field(default=0.05, ge=0)
+    """How far the monitor is moved (half widths) and turned (radians) at random while training."""
     view_deg: float = pydantic.Field(default=75.0, gt=0, lt=180)
     """Angle that the retina's width spans."""
     input_kernel: int = pydantic.Field(default=6, ge=1)
@@ -71,6 +73,9 @@ class Responses:
     likelihood: Literal["poisson", "nb"] = "poisson"
     position_jitter: bool = True
     """Draw a neuron's position from its Gaussian while training, so that it can move towards where it predicts best."""
+    solve_every: int = pydantic.Field(default=0, ge=0)
+    """Steps after which all readouts are solved on the core as it then is, places searched anew; 0 leaves them to
+    gradient steps."""
 
 
 @settings
