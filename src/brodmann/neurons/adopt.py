@@ -38,7 +38,7 @@ SURE = 0.004
 """Share of left-out variance that simple filters must predict for the place they found to be believed."""
 SHARP = 0.25
 """How much narrower a position that is known is drawn than one that is not."""
-RENEWED = 10_000
+RENEWED = 20_000
 """Frames of a recording, about, that its readouts are solved from while the core still learns."""
 NOISE = 0.01
 """What such readouts must bear: noise in every feature, as a share of the features' mean variance."""
