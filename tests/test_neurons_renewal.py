@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_neurons_model import QUIET, quick, same, small, taught, three
 
 from brodmann.errors import Interrupted
 from brodmann.neurons import adopt, head, kin
 from brodmann.neurons.model import Known, NeuronModel
 from brodmann.neurons.samples import NeuronSamples
+from test_neurons_model import QUIET, quick, same, small, taught, three
 
 __all__ = ["quick"]
 
