@@ -113,9 +113,8 @@ def team() -> Generator[None]:
 
 def same(model: nn.Module) -> None:
     """Give the first process's weights to all."""
-    if world() > 1:
-        for value in model.state_dict().values():
-            dist.broadcast(value, 0)
+    for value in model.state_dict().values() if world() > 1 else ():
+        dist.broadcast(value, 0)
 
 
 def average(tensor: Tensor) -> Tensor:

@@ -49,8 +49,7 @@ def fit(
     Parameters
     ----------
     model : nn.Module with ``loss(batch) -> Loss``
-        Complete; moved to the process's device. Its ``renew(samples, step, say) -> bool``, if it has one, is called
-        before every step and says whether it changed the weights by other means.
+        Complete; moved to the process's device. ``renew(samples, step, say)``, if any, changes it before a step.
     samples : Samples
         ``batch(step)`` is called for steps ``0 .. plan.steps * plan.accumulate - 1``.
     plan : Fit
@@ -83,25 +82,18 @@ def fit(
     first = _resume(model, optimizer, best, run, say)
     if first < plan.steps and lead:
         say.estimate(estimate(model, samples, plan, steps=plan.steps - first))
-    renew = getattr(model, "renew", None)
     step_module: nn.Module = _Step(model)
     if compute.world() > 1:
         step_module = nn.parallel.DistributedDataParallel(step_module)
-    batches = prefetch(
-        samples,
-        first * plan.accumulate,
-        plan.steps * plan.accumulate,
-        threads=threads,
-        rank=compute.rank(),
-        world=compute.world(),
-    )
+    span = first * plan.accumulate, plan.steps * plan.accumulate
+    batches = prefetch(samples, *span, threads=threads, rank=compute.rank(), world=compute.world())
     with Stop() as stop, say.progress("fit", first, plan.steps, enabled=lead) as progress:
         for step in range(first, plan.steps):
             # asked here, so that a run resumed from its last checkpoint stops there too
             if best.waited_enough:
                 say(f"no better on the validation part for {plan.patience} looks: stopped after step {step:,}")
                 break
-            if renew is not None and renew(samples, step, say):
+            if (renew := getattr(model, "renew", None)) and renew(samples, step, say):
                 compute.same(model)
             rate = learning_rate(plan, step)
             for group in optimizer.param_groups:
