@@ -112,17 +112,15 @@ def launch(command: Sequence[str], *, processes: int = 1) -> int:
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // processes)))}
     if processes > 1:
         environment |= {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_port())}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "brodmann.cli", *command],
-            env=environment | ({"RANK": str(i), "LOCAL_RANK": str(i)} if processes > 1 else {}),
-            # a signal of the terminal would reach them beside the one that is passed on
-            start_new_session=True,
-        )
-        for i in range(processes)
-    ]
+    started: list[subprocess.Popen[bytes]] = []
+    # listening comes first: a signal between the two would leave the processes without a parent
     with Stop() as stop:
         try:
+            for i in range(processes):
+                own = {"RANK": str(i), "LOCAL_RANK": str(i)} if processes > 1 else {}
+                run = [sys.executable, "-m", "brodmann.cli", *command]
+                # a signal of the terminal would reach them beside the one that is passed on
+                started.append(subprocess.Popen(run, env=environment | own, start_new_session=True))
             codes = _wait(started, stop)
         finally:
             for one in started:
