@@ -23,6 +23,8 @@ from brodmann import results, verbs
 
 QUESTIONS = (("areas", "type"), ("areas", "area"), ("areas", "layer"), ("wiring", None), ("tuning", "orientation_deg"))
 
+DATA = "phantom:animals=8,neurons=1000,minutes=16,test_clips=2,domain_minutes=0"
+
 
 def asked(run: Path, task: str, target: str | None) -> pd.DataFrame:
     """A score and its rivals, a row each; from the folder, if it was asked before."""
@@ -44,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--data", default="phantom:animals=8,neurons=250,minutes=16", help="as the cores' own, or more")
+    parser.add_argument("--data", default=DATA, help="as the cores' own, or more")
     given = parser.parse_args()
     found: list[pd.DataFrame] = []
     for seed in given.seeds:

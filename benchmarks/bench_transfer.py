@@ -2,11 +2,12 @@
 
     python benchmarks/bench_transfer.py --out FOLDER [--seeds 0 1 2] [--minutes 1 2 4 8 16] [--recipe neurons-tiny]
 
-Planted recordings (`brodmann.phantom.recordings`): the core is trained on all animals but the targets. On a target, the
-core is kept and only where neurons look and what they read is found (`brodmann.neurons.adopt`); the rival is the same
-recipe trained on the same minutes of the target alone, with the same search for places, the same solved readouts, and
-early stopping on a sixth of the minutes. Test clips are the same in all rows: natural video, and five kinds of stimuli
-that nothing was trained on. Every piece is kept in the folder, so that the same command goes on where it stopped.
+Planted recordings (`brodmann.phantom.recordings`): the core is trained on all animals but the targets, of which more
+neurons were recorded. On a target, the core is kept and only where neurons look and what they read is found
+(`brodmann.neurons.adopt`); the rival is the same recipe trained on the same minutes of the target alone, with the same
+search for places, the same solved readouts, and early stopping on a sixth of the minutes. Test clips are the same in
+all rows: natural video, and five kinds of stimuli that nothing was trained on. Every piece is kept in the folder, so
+that the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ def main() -> None:
     parser.add_argument("--recipe", default="neurons-tiny")
     parser.add_argument("--animals", type=int, default=8)
     parser.add_argument("--targets", type=int, default=2)
-    parser.add_argument("--neurons", type=int, default=250)
+    parser.add_argument("--neurons", type=int, default=250, help="of a target")
+    parser.add_argument("--known", type=int, default=1000, help="neurons of an animal that the core is trained on")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--methods", nargs="+", default=["foundation", "individual"])
@@ -93,6 +95,9 @@ def main() -> None:
     changes = dict(text.split("=", 1) for text in asked.set)
     values = {key: (int(value) if value.isdigit() else value) for key, value in changes.items()}
     source = phantom.recordings(animals=asked.animals, neurons=asked.neurons, minutes=max(16.0, *asked.minutes))
+    large = phantom.recordings(
+        animals=asked.animals, neurons=asked.known, minutes=max(16.0, *asked.minutes), test_clips=2, domain_minutes=0
+    )
     known = list(range(asked.animals - asked.targets))
     targets = list(range(len(known), asked.animals))
     points: list[transfer.Point] = []
@@ -101,7 +106,7 @@ def main() -> None:
         recipe = bm.recipe(asked.recipe, {**values, "seed": seed})
         core = asked.out / f"core-{seed}"
         if "foundation" in asked.methods:
-            verbs.fit(recipe, chosen(source, known), core)
+            verbs.fit(recipe, chosen(large, known), core)
         for target in targets:
             for minutes in asked.minutes:
                 for method in asked.methods:
