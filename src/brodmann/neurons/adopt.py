@@ -143,10 +143,8 @@ def recordings(model: NeuronModel, samples: NeuronSamples, new: Sequence[Kept], 
         say.progress("learn new recordings", 0, len(new), enabled=compute.lead()) as progress,
     ):
         for number, kept in enumerate(new, start=first):
-            shown, where = (
-                recalled(model, number, kept, pieces(kept, model.recipe.samples.burn_in)),
-                samples.where(kept),
-            )
+            shown = recalled(model, number, kept, pieces(kept, model.recipe.samples.burn_in))
+            where = samples.where(kept)
             found = kin.recognised(
                 shown.features,
                 shown.responses,
@@ -157,12 +155,12 @@ def recordings(model: NeuronModel, samples: NeuronSamples, new: Sequence[Kept], 
                 rate_hz=kept.recording.rate_hz,
             )
             tried = positions[found.place], look_up(model, shown, prior, where)
-            losses = [
-                head.judge(_at(model, shown, one), shown.responses, shown.last, prior, centre=found.barcode)[1]
+            judged = [
+                head.judge(_at(model, shown, one), shown.responses, shown.last, prior, centre=found.barcode)
                 for one in tried
             ]
-            best = tried[int(np.argmin(losses))]
-            read_out(model, number, shown, best, prior, found.barcode)
+            best = int(np.argmin([loss for _, loss in judged]))
+            read_out(model, number, shown, tried[best], prior, found.barcode, (judged[best][0],))
             progress.advance(kept.recording.id)
 
 

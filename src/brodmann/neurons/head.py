@@ -95,7 +95,9 @@ def solve(
     channels = len(prior.mean)
     centre = _centre(prior, centre, responses)
     group = group or _group(channels)
-    best, _ = judge(features, responses, left_out, prior, centre=centre, strengths=strengths, group=group)
+    best = strengths[0]
+    if len(strengths) > 1:
+        best, _ = judge(features, responses, left_out, prior, centre=centre, strengths=strengths, group=group)
     out_w, out_b = torch.zeros(responses.shape[1], channels), torch.zeros(responses.shape[1])
     for rows, f, y in _groups(features, responses, centre, prior.root, torch.arange(responses.shape[1]), group):
         w = _begin(f, y)
