@@ -13,7 +13,7 @@ from test_neurons_model import QUIET, quick, same, small, taught, three
 
 __all__ = ["quick"]
 
-RENEWED = {"objective": {"solve_every": 3}, "fit": {"steps": 8, "save_every": 2}}
+RENEWED = {"objective": {"solve_first": 3}, "fit": {"steps": 8, "save_every": 2}}
 
 
 def fresh(**parts: object) -> tuple[NeuronModel, NeuronSamples]:
@@ -44,10 +44,10 @@ def test_readouts_are_renewed_when_it_is_time_and_only_then(tmp_path, monkeypatc
         return now
 
     monkeypatch.setattr(NeuronModel, "renew", noted)
-    taught(tmp_path / "some", small(**RENEWED), three())
-    assert done == [3, 6]
+    taught(tmp_path / "some", small(**RENEWED | {"fit": {"steps": 13}}), three())
+    assert done == [3, 6, 12]
     taught(tmp_path / "none", small(fit=RENEWED["fit"]), three())
-    assert done == [3, 6]
+    assert done == [3, 6, 12]
 
 
 def test_renewed_readouts_predict_better_and_leave_the_core_alone(tmp_path):

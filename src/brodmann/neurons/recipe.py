@@ -73,9 +73,9 @@ class Responses:
     likelihood: Literal["poisson", "nb"] = "poisson"
     position_jitter: bool = True
     """Draw a neuron's position from its Gaussian while training, so that it can move towards where it predicts best."""
-    solve_every: int = pydantic.Field(default=0, ge=0)
-    """Steps after which all readouts are solved on the core as it then is, places searched anew; 0 leaves them to
-    gradient steps."""
+    solve_first: int = pydantic.Field(default=0, ge=0)
+    """Steps after which all readouts are solved on the core as it then is, places searched anew, and again whenever
+    training has become twice as long; 0 leaves them to gradient steps."""
 
 
 @settings
