@@ -140,7 +140,7 @@ def untrained(recipe: Recipe, samples: NeuronSamples) -> NeuronModel:
     wide = features.shape[2]
     prior = head.Prior(torch.zeros(wide), 0.1 * torch.eye(wide))
     left_out = torch.arange(len(responses)) // 30 % 5 == 4
-    solved = head.solve(lambda rows: features[rows].float(), responses, left_out, prior)
+    solved = head.solve(head.Evidence(lambda rows: features[rows].float(), responses, left_out, prior))
     streams = readout.weight.shape[1]
     with torch.no_grad():
         readout.weight.copy_((solved.weights * streams).unflatten(1, (streams, -1)))

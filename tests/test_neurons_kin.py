@@ -130,13 +130,14 @@ def test_readouts_start_from_their_kin_where_the_prior_is_strong(shown):
     features, place, who = shown
     responses = counts(features, place, BANK[who], -1.0)
     prior, left_out = head.Prior.of(BANK), torch.arange(400) >= 320
-    own = head.solve(
-        lambda some: features[place[some]], responses, left_out, prior, centre=BANK[who], strengths=(1e8,), rounds=8
-    )
+
+    def evidence(centre: torch.Tensor | None) -> head.Evidence:
+        return head.Evidence(lambda some: features[place[some]], responses, left_out, prior, centre)
+
+    own = head.solve(evidence(BANK[who]), strengths=(1e8,), rounds=8)
     assert (own.weights - BANK[who]).abs().max() < 1e-3
     errors = [
-        float((head.solve(lambda some: features[place[some]], responses, left_out, prior, centre=centre).weights
-               - BANK[who]).square().mean())
+        float((head.solve(evidence(centre)).weights - BANK[who]).square().mean())
         for centre in (BANK[who] + 0.05 * drawn(60, 6), None)
-    ]  # fmt: skip
+    ]
     assert errors[0] < 0.5 * errors[1]

@@ -282,9 +282,14 @@ PRIOR = head.Prior(torch.tensor([0.2, 0.1, 0.0, -0.1, 0.3]), torch.linalg.choles
 LAST = torch.arange(1200) >= 960
 
 
+def said(features: torch.Tensor, responses: torch.Tensor, left_out: torch.Tensor, prior: head.Prior) -> head.Evidence:
+    """Evidence of neurons that read features (n, T, C), one row each."""
+    return head.Evidence(lambda some: features[some], responses, left_out, prior)
+
+
 def test_readouts_recover_the_weights_of_poisson_neurons(spoken):
     features, responses, weights, bias = spoken
-    solved = head.solve(lambda some: features[some], responses, LAST, PRIOR)
+    solved = head.solve(said(features, responses, LAST, PRIOR))
     assert (solved.weights - weights).abs().max() < 0.15
     assert (solved.bias - bias).abs().max() < 0.25
     assert (solved.weights - weights).square().mean().sqrt() < 0.05
@@ -294,7 +299,7 @@ def test_readouts_recover_the_weights_of_poisson_neurons(spoken):
 @pytest.mark.parametrize("strength", [0.1, 3.0, 100.0])
 def test_readouts_are_what_a_general_optimiser_finds_for_the_same_objective(spoken, strength: float):
     features, responses, _, _ = spoken
-    solved = head.solve(lambda some: features[some], responses, LAST, PRIOR, strengths=(strength,), group=4)
+    solved = head.solve(said(features, responses, LAST, PRIOR), strengths=(strength,), group=4)
     assert solved.strength == strength
     mean, root = PRIOR.mean.double().numpy(), PRIOR.root.double().numpy()
     precision = strength * np.linalg.inv(root @ root.T)
@@ -315,16 +320,14 @@ def test_readouts_are_what_a_general_optimiser_finds_for_the_same_objective(spok
 def test_long_recordings_use_a_part_of_the_curvature_and_reach_the_same_readouts(spoken):
     features, responses, _, _ = spoken
     long = features.repeat(1, 4, 1)
-    whole = head.solve(
-        lambda some: long[some], responses.repeat(4, 1), LAST.repeat(4), PRIOR, strengths=(4.0,), rounds=8
-    )
-    short = head.solve(lambda some: features[some], responses, LAST, PRIOR, strengths=(1.0,))
+    whole = head.solve(said(long, responses.repeat(4, 1), LAST.repeat(4), PRIOR), strengths=(4.0,), rounds=8)
+    short = head.solve(said(features, responses, LAST, PRIOR), strengths=(1.0,))
     assert torch.allclose(whole.weights, short.weights, atol=4e-3)
 
 
 def test_a_prior_that_is_strong_enough_is_believed_and_the_bias_is_free(spoken):
     features, responses, _, _ = spoken
-    solved = head.solve(lambda some: features[some], responses, LAST, PRIOR, strengths=(1e8,), rounds=8)
+    solved = head.solve(said(features, responses, LAST, PRIOR), strengths=(1e8,), rounds=8)
     assert (solved.weights - PRIOR.mean).abs().max() < 1e-3
     rate = (torch.einsum("ntc,c->nt", features, PRIOR.mean) + solved.bias[:, None]).exp()
     assert torch.allclose(rate.mean(1), responses.mean(0), rtol=1e-2)
@@ -336,12 +339,12 @@ def test_the_strength_of_the_prior_is_that_which_predicts_the_frames_left_out():
     rate = torch.einsum("ntc,nc->nt", features, weights).clamp(-6, 3).exp()
     responses = torch.from_numpy(np.random.default_rng(2).poisson(rate.numpy()).astype(np.float32)).T
     left_out = torch.arange(60) % 3 == 2
-    found = head.solve(lambda some: features[some], responses, left_out, PRIOR_WIDE).strength
+    found = head.solve(said(features, responses, left_out, PRIOR_WIDE)).strength
     assert 0.3 <= found <= 10
     losses = []
     for strength in head.STRENGTHS:
         taught = head.solve(
-            lambda some: features[some][:, ~left_out], responses[~left_out], left_out[:40], PRIOR_WIDE,
+            said(features[:, ~left_out], responses[~left_out], left_out[:40], PRIOR_WIDE),
             strengths=(strength,), rounds=6,
         )  # fmt: skip
         log_rate = torch.einsum("ntc,nc->tn", features[:, left_out], taught.weights) + taught.bias
@@ -350,7 +353,7 @@ def test_the_strength_of_the_prior_is_that_which_predicts_the_frames_left_out():
     # frames that contradict the frames taught want little but the prior
     turned = responses.clone()
     turned[left_out] = turned[left_out].flip(0).flip(1)
-    assert head.solve(lambda some: features[some], turned, left_out, PRIOR_WIDE).strength >= 30
+    assert head.solve(said(features, turned, left_out, PRIOR_WIDE)).strength >= 30
 
 
 PRIOR_WIDE = head.Prior(torch.zeros(20), 0.25 * torch.eye(20))
@@ -370,7 +373,7 @@ def test_silent_neurons_and_wild_features_give_finite_readouts():
     features = drawn(4, 300, 5) * torch.tensor([1.0, 30.0, 1.0, 1.0, 1.0])
     responses = torch.from_numpy(np.random.default_rng(0).poisson(1.0, (300, 4)).astype(np.float32))
     responses[:, 0], responses[40, 1] = 0, 500.0
-    solved = head.solve(lambda some: features[some], responses, torch.arange(300) >= 240, PRIOR)
+    solved = head.solve(said(features, responses, torch.arange(300) >= 240, PRIOR))
     assert solved.weights.isfinite().all()
     assert solved.bias.isfinite().all()
     assert solved.bias[0] < -4
@@ -461,5 +464,5 @@ def test_with_nothing_left_out_the_prior_is_neither_strongest_nor_weakest():
     x = torch.randn(2, 200, 3, generator=draw)
     y = torch.poisson((x @ torch.ones(3) * 0.5).exp(), generator=draw).T
     prior = head.Prior(torch.zeros(3), torch.eye(3))
-    solved = head.solve(lambda rows: x[rows], y, torch.zeros(200, dtype=torch.bool), prior)
+    solved = head.solve(said(x, y, torch.zeros(200, dtype=torch.bool), prior))
     assert min(head.STRENGTHS) < solved.strength < max(head.STRENGTHS)

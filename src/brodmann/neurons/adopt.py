@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -155,10 +155,7 @@ def recordings(model: NeuronModel, samples: NeuronSamples, new: Sequence[Kept], 
                 rate_hz=kept.recording.rate_hz,
             )
             tried = positions[found.place], look_up(model, shown, prior, where)
-            judged = [
-                head.judge(_at(model, shown, one), shown.responses, shown.last, prior, centre=found.barcode)
-                for one in tried
-            ]
+            judged = [head.judge(evidence(model, shown, one, prior, found.barcode)) for one in tried]
             best = int(np.argmin([loss for _, loss in judged]))
             read_out(model, number, shown, tried[best], prior, found.barcode, (judged[best][0],))
             progress.advance(kept.recording.id)
@@ -309,9 +306,7 @@ def read_out(
 ) -> None:
     """Readout of every neuron of one recording at positions (n, 2) on the core's grid, -1 .. 1 from edge to edge."""
     readout, rows = model.encoder.readout, model.slices[number]
-    solved = head.solve(
-        _at(model, shown, positions), shown.responses, shown.last, prior, centre=centre, strengths=strengths
-    )
+    solved = head.solve(evidence(model, shown, positions, prior, centre), strengths=strengths)
     with torch.no_grad():
         readout.mu[rows] = _before_bound(positions, model.encoder.core.size_px).to(readout.mu)
         # the log rate is the mean over streams
@@ -320,8 +315,10 @@ def read_out(
         readout.bias[rows] = solved.bias[:, None].to(readout.bias)
 
 
-def _at(model: NeuronModel, shown: Recalled, positions: Tensor) -> Callable[[Tensor], Tensor]:
-    """What some neurons (g,) of a recording read at their positions, (g, T, C)."""
+def evidence(
+    model: NeuronModel, shown: Recalled, positions: Tensor, prior: head.Prior, centre: Tensor | None = None
+) -> head.Evidence:
+    """What a recording tells of its neurons' readouts, were they at ``positions``."""
     taps, share = search.around(positions, *model.encoder.core.size_px)
 
     def features(some: Tensor) -> Tensor:
@@ -333,7 +330,7 @@ def _at(model: NeuronModel, shown: Recalled, positions: Tensor) -> Callable[[Ten
                 own.add_(shown.features[place].float(), alpha=part)
         return found
 
-    return features
+    return head.Evidence(features, shown.responses, shown.last, prior, centre)
 
 
 def _barcodes(model: NeuronModel) -> Tensor:

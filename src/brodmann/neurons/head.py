@@ -54,16 +54,40 @@ class Solved:
     strength: float
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What the readouts of n neurons are found from.
+
+    Attributes
+    ----------
+    features : callable
+        Neurons (g,) int64 -> what they read (g, T, C) float32.
+    responses : (T, n) tensor
+        In units of their training mean.
+    left_out : (T,) bool tensor
+        Frames that choose how strong the prior is.
+    prior : Prior
+    centre : (n, C) tensor, optional
+        Mean of the prior of each neuron; by default the same for all.
+    """
+
+    features: Callable[[Tensor], Tensor]
+    responses: Tensor
+    left_out: Tensor
+    prior: Prior
+    centre: Tensor | None = None
+
+    def groups(self, chosen: Tensor, group: int | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Chosen neurons some at a time: numbers, features in the prior's coordinates, responses (g, T), centres."""
+        # by default so many that their features take little memory
+        for rows in chosen.split(group or max(1, 1024 // len(self.prior.mean))):
+            centre = self.prior.mean.expand(len(rows), -1) if self.centre is None else self.centre[rows]
+            # in these coordinates the prior is white and Newton's matrix is well conditioned
+            yield rows, _white(self.features(rows), centre, self.prior.root), self.responses[:, rows].T, centre
+
+
 def solve(
-    features: Callable[[Tensor], Tensor],
-    responses: Tensor,
-    left_out: Tensor,
-    prior: Prior,
-    *,
-    centre: Tensor | None = None,
-    strengths: tuple[float, ...] = STRENGTHS,
-    rounds: int = 3,
-    group: int | None = None,
+    evidence: Evidence, *, strengths: tuple[float, ...] = STRENGTHS, rounds: int = 3, group: int | None = None
 ) -> Solved:
     """Weights and biases of log rates that make responses most probable, given the prior.
 
@@ -73,16 +97,9 @@ def solve(
 
     Parameters
     ----------
-    features : callable
-        Neurons (g,) int64 -> their features (g, T, C) float32.
-    responses : (T, n) tensor
-        In units of their training mean.
-    left_out : (T,) bool tensor
-        Frames that choose the strength.
-    prior : Prior
-    centre : (n, C) tensor, optional
-        Mean of the prior of each neuron; by default the same for all.
+    evidence : Evidence
     strengths : tuple of float
+        Of the prior, strong to weak.
     rounds : int
         Newton steps at the chosen strength.
     group : int
@@ -92,42 +109,31 @@ def solve(
     -------
     Solved
     """
-    channels = len(prior.mean)
-    centre = _centre(prior, centre, responses)
-    group = group or _group(channels)
-    best = strengths[0]
-    if len(strengths) > 1:
-        best, _ = judge(features, responses, left_out, prior, centre=centre, strengths=strengths, group=group)
-    out_w, out_b = torch.zeros(responses.shape[1], channels), torch.zeros(responses.shape[1])
-    for rows, f, y in _groups(features, responses, centre, prior.root, torch.arange(responses.shape[1]), group):
+    count = evidence.responses.shape[1]
+    best = strengths[0] if len(strengths) == 1 else judge(evidence, strengths=strengths, group=group)[0]
+    out_w, out_b = torch.zeros(count, len(evidence.prior.mean)), torch.zeros(count)
+    for rows, f, y, centre in evidence.groups(torch.arange(count), group):
         w = _begin(f, y)
         # from a stronger prior first: fewer steps are lost on the way
         for strength in (10 * best, *([best] * rounds)):
             w = _newton(w, f, y, strength)
-        out_w[rows], out_b[rows] = w[:, :-1] @ prior.root.T + centre[rows], w[:, -1]
+        out_w[rows], out_b[rows] = w[:, :-1] @ evidence.prior.root.T + centre, w[:, -1]
     return Solved(out_w, out_b, best)
 
 
 def judge(
-    features: Callable[[Tensor], Tensor],
-    responses: Tensor,
-    left_out: Tensor,
-    prior: Prior,
-    *,
-    centre: Tensor | None = None,
-    strengths: tuple[float, ...] = STRENGTHS,
-    group: int | None = None,
+    evidence: Evidence, *, strengths: tuple[float, ...] = STRENGTHS, group: int | None = None
 ) -> tuple[float, float]:
     """The strength of the prior with which `JUDGES` neurons predict the frames left out best, and their Poisson loss.
 
     Parameters as for `solve`. Where no frames are left out, the middle strength, and a loss of 0.
     """
+    left_out, count = evidence.left_out, evidence.responses.shape[1]
     if not left_out.any():
         return strengths[len(strengths) // 2], 0.0
-    centre, group = _centre(prior, centre, responses), group or _group(len(prior.mean))
-    some = torch.linspace(0, responses.shape[1] - 1, min(JUDGES, responses.shape[1])).round().long()
+    some = torch.linspace(0, count - 1, min(JUDGES, count)).round().long()
     losses = torch.zeros(len(strengths))
-    for _, f, y in _groups(features, responses, centre, prior.root, some, group):
+    for _, f, y, _ in evidence.groups(some, group):
         taught, judged = (f[:, ~left_out], y[:, ~left_out]), (f[:, left_out], y[:, left_out])
         w = _begin(f, y)
         for number, strength in enumerate(strengths):
@@ -137,24 +143,6 @@ def judge(
             losses[number] += _loss(w, *judged).sum()
     best = int(losses.argmin())
     return strengths[best], float(losses[best]) / len(some)
-
-
-def _centre(prior: Prior, centre: Tensor | None, responses: Tensor) -> Tensor:
-    return prior.mean.expand(responses.shape[1], -1) if centre is None else centre
-
-
-def _group(channels: int) -> int:
-    """Neurons solved together."""
-    return max(1, 1024 // channels)
-
-
-def _groups(
-    features: Callable[[Tensor], Tensor], responses: Tensor, centre: Tensor, root: Tensor, chosen: Tensor, group: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Chosen neurons some at a time: their numbers, features in the prior's coordinates, responses (g, T)."""
-    for rows in chosen.split(group):
-        # in these coordinates the prior is white and Newton's matrix is well conditioned
-        yield rows, _white(features(rows), centre[rows], root), responses[:, rows].T
 
 
 def _begin(f: Tensor, responses: Tensor) -> Tensor:
