@@ -140,7 +140,7 @@ def judge(
             # two steps, since each strength starts where the last one ended
             for _ in range(2):
                 w = _newton(w, *taught, strength)
-            losses[number] += _loss(w, *judged).sum()
+            losses[number] += _loss(_linear(w, judged[0]), judged[1]).sum()
     best = int(losses.argmin())
     return strengths[best], float(losses[best]) / len(some)
 
@@ -160,23 +160,23 @@ def _white(features: Tensor, centre: Tensor, root: Tensor) -> Tensor:
     return torch.cat([turned, torch.ones_like(told)[..., None], told[..., None]], dim=-1)
 
 
-def _log_rate(w: Tensor, f: Tensor) -> Tensor:
-    return ((f[..., :-1] @ w[..., None])[..., 0] + f[..., -1]).clamp(-2 * LIMIT, LIMIT)
+def _linear(w: Tensor, f: Tensor) -> Tensor:
+    """Log rates before they are limited, (g, T)."""
+    return (f[..., :-1] @ w[..., None])[..., 0] + f[..., -1]
 
 
-def _loss(w: Tensor, f: Tensor, y: Tensor) -> Tensor:
-    """Poisson loss per frame, (g,)."""
-    log_rate = _log_rate(w, f)
+def _loss(log_rate: Tensor, y: Tensor) -> Tensor:
+    """Poisson loss per frame, (g,), of log rates that are limited here."""
+    log_rate = log_rate.clamp(-2 * LIMIT, LIMIT)
     return (log_rate.exp() - y * log_rate).mean(1)
 
 
 def _newton(w: Tensor, f: Tensor, y: Tensor, strength: float) -> Tensor:
     """One damped Newton step for each neuron of a group; the gradient is exact, the curvature is of every 4th frame."""
-    x = f[..., :-1]
-    log_rate = _log_rate(w, f)
+    x, linear = f[..., :-1], _linear(w, f)
     # beyond the limits the loss is flat, and so is its slope
-    inside = (log_rate > -2 * LIMIT) & (log_rate < LIMIT)
-    rate = log_rate.exp()
+    inside = (linear > -2 * LIMIT) & (linear < LIMIT)
+    rate = linear.clamp(-2 * LIMIT, LIMIT).exp()
     penalty = torch.full((x.shape[-1],), strength)
     penalty[-1] = 0.0
     gradient = (((rate - y) * inside)[:, None] @ x)[:, 0] + penalty * w
@@ -185,16 +185,18 @@ def _newton(w: Tensor, f: Tensor, y: Tensor, strength: float) -> Tensor:
     thin = rate[:, :: 4 if few is not x else 1]
     curvature = share * (few * thin[..., None]).mT @ few + torch.diag(penalty + 1e-3)
     step = torch.linalg.solve(curvature, gradient)
+    # log rates are linear in the weights: shorter steps need no further look at the features
+    moved = (x @ step[..., None])[..., 0]
 
-    def objective(point: Tensor) -> Tensor:
-        return _loss(point, f, y) * x.shape[1] + 0.5 * (penalty * point.square()).sum(1)
+    def objective(length: float) -> Tensor:
+        point = w - length * step
+        return _loss(linear - length * moved, y) * x.shape[1] + 0.5 * (penalty * point.square()).sum(1)
 
-    before, done = objective(w), torch.zeros(len(w), dtype=torch.bool)
+    before, done = objective(0.0), torch.zeros(len(w), dtype=torch.bool)
     result, length = w.clone(), 1.0
     for _ in range(5):
-        moved = w - length * step
-        better = (objective(moved) <= before) & ~done
-        result[better], done = moved[better], done | better
+        better = (objective(length) <= before) & ~done
+        result[better], done = (w - length * step)[better], done | better
         if bool(done.all()):
             break
         length /= 2
