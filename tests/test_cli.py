@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from brodmann import cli, errors, results, selftest, train, verbs
+from brodmann.arguments import together
 from brodmann.run import Run
 from brodmann.settings import changes
 from brodmann.tasks._score import Score
@@ -49,6 +50,26 @@ SMALL = (
 
 
 # ------------------------------------------------------------------------------------------------------------ --set
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("fit r --set a=1 --data d --set b=2 c=3 --out o", "fit r --data d --out o --set a=1 b=2 c=3"),
+        ("score run areas --k 3 --against x y --k 4", "score run areas --k 3 4 --against x y"),
+        ("fit r --set", "fit r --set"),
+        ("--help", "--help"),
+    ],
+)
+def test_a_flag_given_twice_means_all_of_its_values(words, meant):
+    assert together(words.split()) == meant.split()
+
+
+def test_changes_given_one_by_one_all_count(sections, tmp_path):
+    each = [word for change in SMALL for word in ("--set", change)]
+    assert run("fit", "patches-tiny", "--data", sections, "--out", tmp_path / "run", *each) == 0
+    assert Run.load(tmp_path / "run").recipe_values["fit"]["steps"] == 3
+    assert Run.load(tmp_path / "run").recipe_values["samples"]["size_px"] == 32
 
 
 def test_changes_are_toml_and_bare_words_are_text():

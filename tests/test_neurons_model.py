@@ -454,6 +454,26 @@ def run(tmp_path_factory) -> Run:
     return verbs.fit(recipe, three(), tmp_path_factory.mktemp("neurons") / "run", quiet=True)
 
 
+def test_another_recording_of_a_known_name_is_told(run):
+    recipe, model = verbs.trained(run)
+    data = three()
+    first = data.recordings[0]
+
+    def remarks(responses: np.ndarray) -> tuple[str, ...]:
+        one = replace(first, responses=responses)
+        return model.suit(NeuronSamples(replace(data, recordings=[one, *data.recordings[1:]]), recipe)).remarks
+
+    assert remarks(first.responses) == ()
+    # what comes after the beginning may change: trials were added
+    later = first.responses.copy()
+    later[250:] += 1
+    assert len(later) > 250
+    assert remarks(later) == ()
+    (said,) = remarks(first.responses[::-1].copy())
+    assert "A/scan" in said
+    assert "another id" in said
+
+
 def test_a_held_out_animal_teaches_nothing(run, tmp_path):
     recipe, _ = verbs.trained(run)
     data = three()

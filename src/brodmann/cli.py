@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
+from brodmann.arguments import together
 from brodmann.errors import BrodmannError, Unwritable, Usage
 
 Positional = tyro.conf.Positional
@@ -209,9 +210,10 @@ VERBS = {verb.__name__: verb for verb in (recipes, fit, embed, score, map, pipel
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command ``brodmann``; of several processes the first speaks."""
     _out.quiet = os.environ.get("RANK", "0") != "0"
+    given = together(sys.argv[1:] if arguments is None else arguments)
     try:
         code = tyro.extras.subcommand_cli_from_dict(
-            VERBS, prog="brodmann", description="From raw brain data to maps of brain organisation.", args=arguments
+            VERBS, prog="brodmann", description="From raw brain data to maps of brain organisation.", args=given
         )
     except BrodmannError as error:
         _err.print(f"{type(error).__name__}: {error}")
@@ -226,7 +228,7 @@ def main(arguments: list[str] | None = None) -> None:
         _err.print(f"{type(refused).__name__}: {refused}")
         code = refused.exit_code
     except KeyboardInterrupt:
-        _err.print("Interrupted at once; the last checkpoint stands. The same command resumes.")
+        _err.print("Interrupted at once; a checkpoint, if there was one, stands. The same command goes on.")
         code = 130
     sys.exit(code)
 

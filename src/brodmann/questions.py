@@ -304,7 +304,8 @@ def _suited(
         )
     if not about.get("same_data", True):
         remarks.append(f"the model was trained on other data than '{source.name}'")
-    return recipe, model, model.suit(samples, say), new, remarks
+    suited = model.suit(samples, say)
+    return recipe, model, suited, new, [*remarks, *suited.remarks]
 
 
 def _noted(found: Score, remarks: Sequence[str]) -> Score:

@@ -137,7 +137,7 @@ def recordings(model: NeuronModel, samples: NeuronSamples, new: Sequence[Kept], 
         return search.at_places(maps.unflatten(2, (height, width)), height, width, FINER)
 
     first = len(model.known)
-    model.grow([(kept.recording.id, samples.named(kept)) for kept in new])
+    model.grow([samples.known(kept) for kept in new])
     with (
         compute.resting(model),
         say.progress("learn new recordings", 0, len(new), enabled=compute.lead()) as progress,

@@ -95,7 +95,7 @@ def _untrained(
     recipe: Recipe, samples: NeuronSamples, kept: Kept, found: search.Found, places: Tensor
 ) -> NDArray[np.float32]:
     """Barcodes of one recording on the recipe's core before training, solved as those of the trained core are."""
-    model = NeuronModel(recipe, [Known(kept.recording.id, samples.named(kept))]).to(compute.device())
+    model = NeuronModel(recipe, [Known(*samples.known(kept))]).to(compute.device())
     adopt.put(model, 0, found, places)
     width = recipe.encoder.outputs * recipe.encoder.streams
     with compute.resting(model):

@@ -22,12 +22,19 @@ from brodmann.neurons.samples import Clip, Kept, NeuronSamples, clips
 from brodmann.progress import Say
 from brodmann.samples import Batch, Loss
 
+_ANOTHER = (
+    "{} is known by its name and those of its neurons, but its responses do not begin as those that were learned: if "
+    "this is another animal, or another day, give it another id"
+)
+
 
 class Known(NamedTuple):
     """A recording that the model has a readout for."""
 
     id: str
     neurons: tuple[str, ...]
+    begins: str = ""
+    """Hash of how its responses begin, see `NeuronSamples.known`; empty where nothing was recorded."""
 
 
 class NeuronModel(nn.Module):
@@ -83,7 +90,7 @@ class NeuronModel(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """What `rebuild` needs: the recordings and their neurons."""
-        return {"recordings": [{"id": one.id, "neurons": list(one.neurons)} for one in self.known]}
+        return {"recordings": [{**one._asdict(), "neurons": list(one.neurons)} for one in self.known]}
 
     # ------------------------------------------------------------------------------------------------------- learning
 
@@ -189,15 +196,21 @@ class NeuronModel(nn.Module):
                     cause="another recording of the same name, or a changed file.",
                     do="rename it, or give the data of the run.",
                 )
+        begins = {one.id: one.begins for one in self.known}
+        other = [
+            kept.recording.id
+            for kept in samples.kept
+            if begins.get(kept.recording.id, "") not in {"", samples.known(kept)[2]}
+        ]
         if new:
             adopt.recordings(self, samples, new, say or Say(quiet=True))
             numbers = {one.id: number for number, one in enumerate(self.known)}
         order = [numbers[kept.recording.id] for kept in samples.kept]
         rows = [torch.arange(self.slices[n].start, self.slices[n].stop) for n in order]
         self.rows = torch.cat([torch.zeros(0, dtype=torch.int64), *rows])
-        return samples.ordered(order)
+        return samples.ordered(order, [_ANOTHER.format(name) for name in other])
 
-    def grow(self, more: Sequence[tuple[str, tuple[str, ...]]]) -> None:
+    def grow(self, more: Sequence[tuple[str, tuple[str, ...], str]]) -> None:
         """Make room for further recordings; what they share with none is the mean of what the known ones have."""
         old, count = self.encoder.state_dict(), (len(self.known), sum(len(one.neurons) for one in self.known))
         self._name([*self.known, *(Known(*one) for one in more)])
@@ -268,11 +281,14 @@ def build(recipe: Recipe, samples: NeuronSamples) -> NeuronModel:
 
     Positions are searched on features of the untrained core, see `brodmann.neurons.search`.
     """
-    model = NeuronModel(recipe, [Known(kept.recording.id, samples.named(kept)) for kept in samples.kept])
+    model = NeuronModel(recipe, [Known(*samples.known(kept)) for kept in samples.kept])
     adopt.begin(model, samples)
     return model
 
 
 def rebuild(recipe: Recipe, config: Mapping[str, Any]) -> NeuronModel:
     """The model of a trained run, before its weights are put back."""
-    return NeuronModel(recipe, [Known(str(one["id"]), tuple(one["neurons"])) for one in config["recordings"]])
+    return NeuronModel(
+        recipe,
+        [Known(str(one["id"]), tuple(one["neurons"]), str(one.get("begins", ""))) for one in config["recordings"]],
+    )

@@ -103,7 +103,10 @@ def read(path: Path) -> dict[str, Tensor]:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 return {name: torch.from_numpy(stored[name]) for name in stored.files}
         except (OSError, ValueError, TypeError, BadZipFile) as error:
-            raise Corrupt(f"{path} should be an .npz file of numbers.", found=str(error)) from error
+            raise Corrupt(
+                f"{path} should be an .npz file of the network's weights.", found=f"{error}.",
+                cause="a damaged file, or one that holds something else.", do="save the state dict, an array a name.",
+            ) from error  # fmt: skip
     raise Refused(
         f"{path} should be a .safetensors or .npz file.",
         found=f"a {path.suffix or 'nameless'} file",

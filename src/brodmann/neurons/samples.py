@@ -24,6 +24,8 @@ from brodmann.neurons.source import Recording, Source
 from brodmann.samples import Batch, stream
 from brodmann.settings import plain
 
+_BEGINNING = 200
+"""Frames that tell a recording from another one of its name."""
 _PLACES = ("id", "subject", "section", "x_um", "y_um", "x_mm", "y_mm", "z_mm")
 
 
@@ -148,6 +150,14 @@ class NeuronSamples:
         ids = self.source.neurons["id"].to_numpy(dtype=object)
         return tuple(ids[kept.recording.rows.start + kept.columns].tolist())
 
+    def known(self, kept: Kept) -> tuple[str, tuple[str, ...], str]:
+        """What a model remembers of a recording: its id, its neurons, and a hash of how their responses begin.
+
+        The last tells another animal's recording of the same name apart; trials added at the end do not change it.
+        """
+        first = np.ascontiguousarray(kept.recording.responses[:_BEGINNING][:, kept.columns], dtype=np.float32)
+        return kept.recording.id, self.named(kept), hashlib.sha256(first.tobytes()).hexdigest()[:16]
+
     def where(self, kept: Kept) -> Where:
         """Where a recording's neurons lie, plane by plane."""
         rows = slice(kept.first, kept.first + len(kept.columns))
@@ -156,10 +166,10 @@ class NeuronSamples:
             return Where(torch.zeros_like(plane), None)
         return Where(plane, torch.from_numpy(self.places[["x_um", "y_um"]].to_numpy(np.float32)[rows]))
 
-    def ordered(self, order: Sequence[int]) -> NeuronSamples:
-        """These samples, with the numbers that a model gives to their recordings."""
+    def ordered(self, order: Sequence[int], remarks: Sequence[str] = ()) -> NeuronSamples:
+        """These samples, with the numbers that a model gives to their recordings, and what it remarks on them."""
         other = copy.copy(self)
-        other.order = tuple(order)
+        other.order, other.remarks = tuple(order), (*self.remarks, *remarks)
         return other
 
     def read(self, rows: NDArray[np.int64]) -> Batch:

@@ -43,7 +43,9 @@ def drawn(table: AnnData, split: Split, tested: NDArray[np.int64]) -> tuple[NDAr
     count = len(np.unique(names.astype(str)))
     if count == 1:
         where, section = _surroundings.positions(table)[tested], _surroundings.sections(table)[tested]
-        remarks.append(f"one held-out {by}: the interval is over sixteen blocks of its tissue, not over {by}s")
+        remarks.append(
+            f"one held-out {by}: the interval is over blocks of its tissue (sixteen, if it fills them), not over {by}s"
+        )
         return _surroundings.blocks(where, section), "blocks", remarks
     if count < 8:
         remarks.append(f"an interval from {count} {by}s is rough")

@@ -291,7 +291,7 @@ def _null(
     moved, true = rivals.null_draws(value, where, brain, codes, usable, repeats=NULLS, rows=_NULL_ROWS, seed=seed)
     low, high = np.percentile(moved, [5, 95])
     text = f"labels moved through the brain, {NULLS} times; mean, 5th and 95th percentile"
-    same = f"on {_NULL_ROWS} training rows of one fold at a time, as the spatial null"
+    same = f"on at most {_NULL_ROWS:,} training rows of one fold at a time, as the spatial null"
     return (
         Estimate(float(moved.mean()), float(low), float(high), text),
         Estimate(float(true.mean()), float(true.min()), float(true.max()), same),

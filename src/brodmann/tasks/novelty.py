@@ -129,8 +129,12 @@ def novelty(
         raise Usage(f"'{known}' should be a column of the table.", found=f"{', '.join(obs.columns)}.")
     stored = cast("Any", table.obsm)
     if "baseline_own" not in stored:
+        controls = sorted(name for name in stored if str(name).startswith("baseline_"))
         raise Refused(
-            "novelty needs what each row shows by itself.", found="no baseline_own.", do="embed with controls."
+            "novelty needs what each row shows by itself, in baseline_own.",
+            found=f"controls {', '.join(controls)}." if controls else "a table without controls.",
+            cause="only the cells system has such a control." if controls else "it was embedded without them.",
+            do="ask `domains` whether regions fall into parts." if controls else "embed with controls.",
         )
     if least < _LEAST:
         raise Usage(f"a sub-domain should have {_LEAST} rows or more.", found=f"least = {least}.")

@@ -32,6 +32,7 @@ _NULL_ROWS = 4000
 _FIXED_PENALTY = 1e-2
 _NEIGHBOURS = (5, 15)
 _FEWEST = 20
+_WRAPPED = ("orientation_deg", "direction_deg")
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +189,11 @@ def _numbers(obs: pd.DataFrame, target: str) -> tuple[Real, list[str]]:
             found=f"{', '.join(numeric) or 'none'}.",
             do="ask `areas` about a column of names." if target in obs else "",
         )
+    if target in _WRAPPED:
+        raise Usage(
+            "properties are numbers on a line.", found=f"'{target}', an angle whose two ends are one.",
+            do="ask `tuning`, or give its sine and cosine as columns.",
+        )  # fmt: skip
     y = obs[target].to_numpy(dtype=np.float64, na_value=np.nan)
     y = np.where(np.isfinite(y), y, np.nan)
     known = int((~np.isnan(y)).sum())
@@ -271,7 +277,7 @@ def _null(
     moved, true = rivals.null_draws(value, where, brain, codes, usable, repeats=NULLS, rows=_NULL_ROWS, seed=seed)
     low, high = np.nanpercentile(moved, [5, 95])
     text = f"numbers moved through the brain, {NULLS} times; mean, 5th and 95th percentile"
-    same = f"on {_NULL_ROWS} training rows of one fold at a time, as the spatial null"
+    same = f"on at most {_NULL_ROWS:,} training rows of one fold at a time, as the spatial null"
     return (
         Estimate(float(np.nanmean(moved)), float(low), float(high), text),
         Estimate(float(np.nanmean(true)), float(np.nanmin(true)), float(np.nanmax(true)), same),
