@@ -323,8 +323,8 @@ def unlabelled(ground: Ground, levels: tuple[_nested.Level, ...], progress: Prog
 
 
 def _apart(scored: str, against: Mapping[str, Estimate]) -> tuple[str, ...]:
-    """Say that the headline is not of the network, where it is not."""
+    """Say what the headline is of, if not of the features as they are."""
     if scored == "features":
-        return ()
+        return ("features were smoothed within their sections before they were clustered",)
     beside = "; its own rows stand beside it" if any(name.startswith("features") for name in against) else ""
     return (f"the features of the network took no part in this value{beside}",)
