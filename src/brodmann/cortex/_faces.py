@@ -1,4 +1,4 @@
-"""What a mask does not say by itself: where cortex was cut off, where banks of a sulcus touch, which holes are vessels."""
+"""What a mask does not say by itself: where cortex was cut, where banks of a sulcus touch, which holes are vessels."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _FACE_REACH = 4.0
 """A cut face is looked for so many thicknesses along the edge of cortex."""
 _FACE_LEAST = 0.25
 """Least gain of a face, in thicknesses; a face across a ribbon of typical thickness gains half a thickness."""
-_OPPOSITE = 1.53
-"""Two feet on white matter lie so many distances apart when seen at 100 degrees: 2 sin(50)."""
-_BURIED = 0.5
+_OPPOSITE, _ASIDE = 2 * np.sin(np.deg2rad(50)), 2 * np.sin(np.deg2rad(32))
+"""Two feet on white matter lie so many distances apart when seen at 100 and at 64 degrees."""
+_BURIED = 0.7
 _SPECK = 0.25
 
 
 def thickness_px(kind: Kinds) -> float:
-    """Typical thickness of cortex in pixels: its area over half the length of its edges towards pia and white matter."""
+    """Typical thickness of cortex in pixels: its area over half its edge towards pia and white matter."""
     edge = 0
     for one, other in ((kind[:, 1:], kind[:, :-1]), (kind[1:], kind[:-1])):
         for side in (OUTSIDE, WHITE):
@@ -35,34 +35,40 @@ def thickness_px(kind: Kinds) -> float:
 
 
 def fill_specks(kind: Kinds, share: Raster, thick_px: float) -> int:
-    """Turn small closed spots of background or white matter within cortex (vessels, errors) into cortex; how many."""
-    filled = 0
-    for what in (OUTSIDE, WHITE):
-        label, count = cast("tuple[NDArray[np.int32], int]", ndimage.label(kind == what))
-        if count < 2:
-            continue
-        size = np.bincount(label.ravel())
-        small = size < (_SPECK * thick_px) ** 2
-        rim = np.unique(np.concatenate([label[0], label[-1], label[:, 0], label[:, -1]]))
-        small[rim] = False
-        small[0] = False
-        # A speck counts only where nothing but cortex surrounds it.
-        beside = ndimage.grey_dilation(np.where((kind != what) & (kind != CORTEX), 1, 0), footprint=_AROUND) > 0
-        small[np.unique(label[beside])] = False
-        spot = small[label]
-        filled += int(small.sum())
-        share[CORTEX][spot] += share[what][spot]
-        share[what][spot] = 0
-        kind[spot] = CORTEX
-    return filled
+    """Turn small spots that cortex surrounds (vessels, errors) into cortex; how many."""
+    label, count = cast("tuple[NDArray[np.int32], int]", ndimage.label(kind != CORTEX))
+    small = np.bincount(label.ravel(), minlength=count + 1) < (_SPECK * thick_px) ** 2
+    small[np.concatenate([label[0], label[-1], label[:, 0], label[:, -1], [0]])] = False
+    spot = small[label]
+    kind[spot] = CORTEX
+    share[:, spot] = 0
+    share[CORTEX][spot] = 1
+    return int(small.sum())
+
+
+def pieces(kind: Kinds) -> tuple[int, int, int]:
+    """Leave out cortex that does not touch both background and white matter.
+
+    Returns
+    -------
+    tuple of int
+        Pieces of cortex, pieces left out, and their pixels.
+    """
+    label, count = cast("tuple[NDArray[np.int32], int]", ndimage.label(kind == CORTEX))
+    whole = np.ones(count + 1, dtype=bool)
+    for side in (OUTSIDE, WHITE):
+        whole &= np.isin(np.arange(count + 1), np.unique(label[_grown(kind == side)]))
+    lost = (label > 0) & np.logical_not(whole[label])
+    kind[lost] = CUT
+    return count, int((~whole[1:]).sum()), int(lost.sum())
 
 
 def open_sulci(kind: Kinds, share: Raster, thick_px: float) -> int:
     """Put pia back where two banks of a sulcus touch: midway between white matter on opposite sides.
 
-    A pixel of cortex whose neighbour has its nearest white matter on the other side (seen at 100 degrees or more), not
-    nearer than half the typical thickness, is opened, as anatomically consistent enhancement does (Han et al. 2004,
-    NeuroImage 23:997).
+    Pixels of cortex are opened where a neighbour has its nearest white matter on another side, at 0.7 of the typical
+    thickness or farther, as anatomically consistent enhancement does (Han et al. 2004, NeuroImage 23:997): lines seen
+    at 64 degrees or more, if at 100 degrees or more somewhere.
 
     Returns
     -------
@@ -72,19 +78,33 @@ def open_sulci(kind: Kinds, share: Raster, thick_px: float) -> int:
     away, foot = cast(
         "tuple[Array, NDArray[np.int32]]", ndimage.distance_transform_edt(kind != WHITE, return_indices=True)
     )
-    opened = np.zeros(kind.shape, dtype=bool)
-    inside = kind == CORTEX
-    for one, other in (
-        (np.s_[:, :-1], np.s_[:, 1:]),
-        (np.s_[:-1], np.s_[1:]),
-    ):
-        both = inside[one] & inside[other] & (away[one] > _BURIED * thick_px)
+    opened, sure = np.zeros(kind.shape, dtype=bool), np.zeros(kind.shape, dtype=bool)
+    inside = (kind == CORTEX) & (away > _BURIED * thick_px)
+    for one, other in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
+        both = inside[one] & (kind == CORTEX)[other]
         apart = np.hypot(*(foot[(slice(None), *_wide(one))] - foot[(slice(None), *_wide(other))]).astype(np.float32))
-        opened[one] |= both & (apart > _OPPOSITE * away[one])
+        opened[one] |= both & (apart > _ASIDE * away[one])
+        sure[one] |= both & (apart > _OPPOSITE * away[one])
+    label, count = cast("tuple[NDArray[np.int32], int]", ndimage.label(opened, _AROUND))
+    opened &= np.isin(np.arange(count + 1), np.unique(label[sure]))[label]
     kind[opened] = OUTSIDE
     share[:, opened] = 0
     share[OUTSIDE][opened] = 1
     return int(opened.sum())
+
+
+def close_corners(kind: Kinds, share: Raster) -> None:
+    """Open one pixel of cortex wherever background touches itself by corners only, lest streamlines slip through."""
+    for a, b in ((0, 1), (1, 0)):
+        bare, inside = kind == OUTSIDE, kind == CORTEX
+        # Background at one corner and its opposite, cortex at the other two; the first of these is opened.
+        first, last = inside[:-1, b : b - 1 or None], inside[1:, a : a - 1 or None]
+        slip = first & last & bare[:-1, a : a - 1 or None] & bare[1:, b : b - 1 or None]
+        spot = np.zeros(kind.shape, dtype=bool)
+        spot[:-1, b : b - 1 or None] = slip
+        kind[spot] = OUTSIDE
+        share[:, spot] = 0
+        share[OUTSIDE][spot] = 1
 
 
 def _wide(cut: Any) -> tuple[Any, ...]:
@@ -103,8 +123,8 @@ def cut_faces(kind: Kinds, share: Raster, thick_px: float) -> int:
         Faces found.
     """
     inside, bare = kind == CORTEX, kind == OUTSIDE
-    edge = inside & ndimage.binary_dilation(bare, _AROUND)
-    start = edge & ndimage.binary_dilation(kind == WHITE, _AROUND)
+    edge = inside & _grown(bare, _AROUND)
+    start = edge & _grown(kind == WHITE, _AROUND)
     label, count = cast("tuple[NDArray[np.int32], int]", ndimage.label(start, _AROUND))
     if not count:
         return 0
@@ -118,12 +138,17 @@ def cut_faces(kind: Kinds, share: Raster, thick_px: float) -> int:
             found += 1
             face[tuple(np.array(path).T)] = True
     # Background beside a face, unless pia is as near.
-    beside = bare & ndimage.binary_dilation(face, _AROUND)
-    beside &= ~ndimage.binary_dilation(edge & ~face, np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], dtype=bool))
+    beside = bare & _grown(face, _AROUND)
+    beside &= ~_grown(edge & ~face)
     kind[beside] = CUT
     share[CUT][beside] += share[OUTSIDE][beside]
     share[OUTSIDE][beside] = 0
     return found
+
+
+def _grown(flags: Flags, shape: Flags | None = None) -> Flags:
+    """Flags and their neighbours, four of each unless a ``shape`` is given."""
+    return cast("Flags", ndimage.binary_dilation(flags, shape))
 
 
 def _walk(edge: Flags, away: Array, first: list[tuple[int, int]], thick_px: float) -> list[tuple[int, int]]:

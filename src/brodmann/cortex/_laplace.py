@@ -19,6 +19,7 @@ compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
 _NEAREST = 0.05
 _STEP = 1.0
 _EVERY = 3
+_CLOSE = 0.1
 _TOLERANCE = 2e-6
 _SMALL = 8.0
 
@@ -274,6 +275,11 @@ def follow(u: Any, right: Any, down: Any, x: float, y: float, sign: float, path:
         # Beyond the last pixel there is nothing to read; a streamline that goes there has left the ribbon.
         if np.isnan(after):
             return np.nan, np.nan, count
+        # At the tip of a sulcus one pixel wide the potential turns before it reaches 0.
+        if (after - level) * sign <= 0.0:
+            if abs(level - goal) > _CLOSE:
+                return np.nan, np.nan, count
+            return length, content, count
         part = 1.0
         if (after - goal) * sign >= 0.0:
             part = (goal - level) / (after - level)
@@ -327,9 +333,7 @@ def depths(u: Any, right: Any, down: Any, kind: Any, most: int) -> Any:
                     if whole:
                         a, b = (i - y) / _EVERY, (j - x) / _EVERY
                         top = (1.0 - b) * out[y, x] + b * out[y, x + _EVERY]
-                        value = (1.0 - a) * top + a * (
-                            (1.0 - b) * out[y + _EVERY, x] + b * out[y + _EVERY, x + _EVERY]
-                        )
+                        value = (1.0 - a) * top + a * ((1.0 - b) * out[y + _EVERY, x] + b * out[y + _EVERY, x + _EVERY])
                 if np.isnan(value):
                     _, above, _ = follow(u, right, down, float(j), float(i), -1.0, path)
                     _, below, _ = follow(u, right, down, float(j), float(i), 1.0, path)
@@ -339,15 +343,14 @@ def depths(u: Any, right: Any, down: Any, kind: Any, most: int) -> Any:
 
 
 @compiled
-def lines(u: Any, right: Any, down: Any, places: Any, at: Any, by_content: bool, most: int) -> Any:
-    """Streamlines through places (n, 2) px, read at the shares ``at`` of their length or content, from the pia.
+def lines(u: Any, right: Any, down: Any, places: Any, at: Any, column: int, most: int) -> Any:
+    """Streamlines through places (n, 2) px, read at shares ``at`` from the pia, of length (column 2) or content (3).
 
     Returns (n, m, 2) px, thickness (n,) px, content (n,), and the slope at each place (n,).
     """
     out = np.full((len(places), len(at), 2), np.nan)
     thick, held, slope = np.full(len(places), np.nan), np.full(len(places), np.nan), np.full(len(places), np.nan)
     up, low = np.empty((most, 4)), np.empty((most, 4))
-    column = 3 if by_content else 2
     for p in range(len(places)):
         x, y = places[p, 0], places[p, 1]
         a, c, n = follow(u, right, down, x, y, -1.0, up)
@@ -357,8 +360,8 @@ def lines(u: Any, right: Any, down: Any, places: Any, at: Any, by_content: bool,
         thick[p], held[p] = a + b, c + d
         gx, gy = between(right, x, y), between(down, x, y)
         slope[p] = np.sqrt(gx * gx + gy * gy)
-        above = c if by_content else a
-        total = held[p] if by_content else thick[p]
+        above = c if column == 3 else a
+        total = held[p] if column == 3 else thick[p]
         for k in range(len(at)):
             away = at[k] * total - above
             path, last = (up, n) if away < 0 else (low, m)

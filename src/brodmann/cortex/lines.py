@@ -40,8 +40,8 @@ def midline(
     Returns
     -------
     DataFrame
-        ``x_um, y_um``; ``angle_deg`` (turns a patch pia up); ``thickness_mm`` (length of the streamline in the section:
-        where the cut is oblique longer than cortex is thick, by one over the cosine of the cutting angle); ``curvature``
+        ``x_um, y_um``; ``angle_deg`` (turns a patch pia up); ``thickness_mm`` (length of the streamline in the
+        section: an oblique cut lengthens it by one over the cosine of the cutting angle); ``curvature``
         (of the line in the section, 1/mm, crowns positive: twice the mean curvature of a fold that is straight along
         the third axis); ``line`` (number, longest first); ``along_mm`` (geodesic position on it, pia to the left
         when walking); ``end_mm`` (to the nearer end; infinite on closed lines). Rows are sorted by line and position.
@@ -84,7 +84,7 @@ def _pieces(ribbon: Ribbon, contour: Array) -> list[tuple[Array, bool]]:
     """Middles of streamlines along one contour, (n, 6): x, y (px), thickness (px), white-ward unit vector, slope."""
     closed = bool(np.allclose(contour[0], contour[-1]))
     places = _even(contour, 1.0)
-    middle, thick, _, slope = _laplace.lines(*ribbon.field, places, np.array([0.5]), False, ribbon.most)  # noqa: FBT003
+    middle, thick, _, slope = _laplace.lines(*ribbon.field, places, np.array([0.5]), 2, ribbon.most)
     at = middle[:, 0]
     good = np.isfinite(thick) & (slope * thick > _STEEP)
     way = np.full((len(at), 2), np.nan)
@@ -108,7 +108,7 @@ def _pieces(ribbon: Ribbon, contour: Array) -> list[tuple[Array, bool]]:
 def _even(line: Array, step: float) -> Array:
     """Polyline (n, 2) resampled at equal steps of about ``step``."""
     length = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
-    at = np.linspace(0, length[-1], max(int(round(length[-1] / step)), 3) + 1)
+    at = np.linspace(0, length[-1], max(round(float(length[-1]) / step), 3) + 1)
     return np.stack([np.interp(at, length, line[:, k]) for k in range(line.shape[1])], axis=1)
 
 
@@ -129,7 +129,7 @@ def _described(
     if total < least_mm:
         return None
     way = _gradient(rows[:, :2], closed=closed)
-    # The normal of the line, not the streamline: where thickness changes they differ, and it is the line that is cortex.
+    # Up is across the line: streamlines lean where thickness changes.
     white = np.column_stack([-way[:, 1], way[:, 0]])
     white *= np.sign(np.median((white * rows[:, 3:5]).sum(1)))
     bend = _bend(way, white, bend_mm / step, step, closed=closed)

@@ -67,7 +67,8 @@ class Ribbon:
     def inside(self, xy_um: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Whether places (n, 2) um lie on pixels of cortex."""
         at = np.rint(self.to_px(xy_um))
-        ok = np.isfinite(at).all(axis=1) & (at >= 0).all(axis=1) & (at < self.kind.shape[::-1]).all(axis=1)
+        within = np.isfinite(at) & (at >= 0) & (at < self.kind.shape[::-1])
+        ok = cast("NDArray[np.bool_]", within.all(axis=1))
         column, row = np.where(ok[:, None], at, 0).astype(int).T
         return ok & (self.kind[row, column] == CORTEX)
 
@@ -113,7 +114,7 @@ class Ribbon:
         px, way = self.to_px(xy_um)[ok], slope[ok] / np.hypot(*slope[ok].T)[:, None]
         aside = _ASIDE_PX * np.column_stack([way[:, 1], -way[:, 0]])
         one, other = (
-            _laplace.lines(*self.field, px + sign * aside, np.array([0.5]), False, self.most)[0][:, 0]  # noqa: FBT003
+            _laplace.lines(*self.field, px + sign * aside, np.array([0.5]), 2, self.most)[0][:, 0]
             for sign in (1.0, -1.0)
         )
         across = one - other
@@ -155,7 +156,7 @@ class Ribbon:
         at = (np.arange(points) + 0.5) / points
         ok = self.inside(xy_um)
         out = np.full((len(ok), points, 2), np.nan)
-        out[ok] = _laplace.lines(*self.field, self.to_px(xy_um)[ok], at, equal == "area", self.most)[0]
+        out[ok] = _laplace.lines(*self.field, self.to_px(xy_um)[ok], at, 3 if equal == "area" else 2, self.most)[0]
         return self.to_um(out)
 
 
@@ -236,28 +237,22 @@ def _repair(kind: Kinds, share: Raster, thick: float, step_um: float, *, open_su
     done: list[str] = []
     if specks := _faces.fill_specks(kind, share, thick):
         done.append(f"{specks} small holes and spots within cortex filled")
-    if open_sulci and (opened := _faces.open_sulci(kind, share, thick)):
-        done.append(f"{opened * step_um / 1000:.1f} mm of touching sulcal banks opened")
-    if faces := _faces.cut_faces(kind, share, thick):
-        done.append(f"{faces} cut faces found")
-    label, count = cast("tuple[NDArray[np.int32], int]", ndimage.label(kind == CORTEX))
-    whole = np.ones(count + 1, dtype=bool)
-    for side in (OUTSIDE, WHITE):
-        touched = ndimage.binary_dilation(kind == side)
-        whole &= np.isin(np.arange(count + 1), np.unique(label[touched]))
-    whole[0] = False
-    if not whole.any():
+    # Before sulci are opened: cortex without any pia has none to be put back.
+    count, lost, pixels = _faces.pieces(kind)
+    if lost == count:
         raise Refused(
             "Some cortex should lie between pia and white matter.",
             found=f"{count} pieces of cortex, none that touches both background and white matter.",
             cause="labels of cortex and white matter swapped, or a mask of cortex alone.",
             do="name the labels: ribbon(mask, pixel_um, cortex=..., white=...).",
         )
-    lost = (label > 0) & ~whole[label]
-    if lost.any():
-        area = lost.sum() * (step_um / 1000) ** 2
-        done.append(f"{area:.2f} mm2 of cortex left out: {int((~whole[1:]).sum())} pieces without pia or white matter")
-        kind[lost] = CUT
+    if lost:
+        done.append(f"{pixels * (step_um / 1000) ** 2:.2f} mm2 of cortex without pia or white matter left out")
+    if open_sulci and (opened := _faces.open_sulci(kind, share, thick)):
+        done.append(f"{opened * step_um / 1000:.1f} mm of touching sulcal banks opened")
+    _faces.close_corners(kind, share)
+    if faces := _faces.cut_faces(kind, share, thick):
+        done.append(f"{faces} cut faces found")
     return tuple(done)
 
 
