@@ -1,0 +1,102 @@
+"""Surfaces and values on them, read from and written to GIFTI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.gifti.gifti import GiftiDataArray, GiftiImage
+from nibabel.nifti1 import intent_codes
+from numpy.typing import NDArray
+
+from brodmann.cortex.mesh import Array, Mesh, mesh
+from brodmann.errors import Corrupt, Refused
+
+_PLACES, _TRIANGLES, _SHAPE = "NIFTI_INTENT_POINTSET", "NIFTI_INTENT_TRIANGLE", "NIFTI_INTENT_SHAPE"
+
+
+def read(path: str | Path) -> Mesh:
+    """Read a surface (``.surf.gii``), mm as the file states them, and check it; see `mesh.mesh`.
+
+    Raises
+    ------
+    Refused
+        If there is no such file, it holds no surface, or its surface does not pass.
+    Corrupt
+        If it cannot be read.
+    """
+    image = _load(Path(path))
+    places, faces = (image.get_arrays_from_intent(intent) for intent in (_PLACES, _TRIANGLES))
+    if len(places) != 1 or len(faces) != 1:
+        raise Refused(
+            f"{path} should hold one surface.",
+            found=f"{len(places)} sets of places and {len(faces)} sets of triangles.",
+            cause="a file of values (.shape.gii, .label.gii), or several surfaces in one.",
+            do="give the .surf.gii.",
+        )
+    return mesh(np.asarray(places[0].data, dtype=np.float64), np.asarray(faces[0].data))
+
+
+def read_values(path: str | Path, surface: Mesh | None = None) -> NDArray[Any]:
+    """Values of vertices (``.shape.gii``, ``.func.gii``, ``.label.gii``): (n, k) in the file's type.
+
+    Raises
+    ------
+    Refused
+        If there is no such file, it holds no values, or not as many as ``surface`` has vertices.
+    Corrupt
+        If it cannot be read.
+    """
+    image = _load(Path(path))
+    kept = [part for part in image.darrays if part.intent not in _codes(_PLACES, _TRIANGLES)]
+    sizes = {len(np.atleast_1d(part.data)) for part in kept}
+    wanted = sizes if surface is None else {len(surface.vertices)}
+    if len(sizes) != 1 or sizes != wanted:
+        raise Refused(
+            f"{path} should hold a value for each vertex" + ("." if surface is None else f" of {wanted.pop()}."),
+            found=f"{len(kept)} sets of {sorted(sizes)} values.",
+            cause="values of another surface, or a file without values.",
+        )
+    return np.concatenate([np.asarray(part.data).reshape(sizes.copy().pop(), -1) for part in kept], axis=1)
+
+
+def write(path: str | Path, surface: Mesh) -> None:
+    """Write a surface; places are kept as float32, as the format's readers expect."""
+    parts = [(surface.vertices.astype(np.float32), _PLACES), (surface.faces.astype(np.int32), _TRIANGLES)]
+    _save(path, parts)
+
+
+def write_values(path: str | Path, values: Array) -> None:
+    """Write values of vertices, (n,) or (n, k), as float32."""
+    columns = np.asarray(values, dtype=np.float32).reshape(len(values), -1)
+    _save(path, [(np.ascontiguousarray(column), _SHAPE) for column in columns.T])
+
+
+def _save(path: str | Path, parts: list[tuple[NDArray[Any], str]]) -> None:
+    arrays = [GiftiDataArray(data, intent=intent) for data, intent in parts]
+    Path(path).write_bytes(GiftiImage(darrays=arrays).to_bytes())
+
+
+def _codes(*names: str) -> set[Any]:
+    return {intent_codes[name] for name in names}
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise Refused(f"{path} should be a GIFTI file.", found="no such file.")
+    data = path.read_bytes()
+    if b"ExternalFileBinary" in data:
+        raise Refused(
+            f"{path} should hold its own data.",
+            found="a reference to another file.",
+            do="save it again with its data inside (base64).",
+        )
+    try:
+        return GiftiImage.from_bytes(data)
+    except Exception as error:  # the parser raises whatever its XML or zlib raises
+        raise Corrupt(
+            f"{path} should be a GIFTI file.",
+            found=f"{type(error).__name__}: {error}",
+            cause="another format under this name, or a file cut short.",
+        ) from error
