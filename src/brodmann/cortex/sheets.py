@@ -25,8 +25,8 @@ def thickness(pial: Mesh, white: Mesh) -> Array:
 def equivolumetric(pial: Mesh, white: Mesh, depth: float | Array) -> Mesh:
     """Surface with a given share of the volume of cortex above it.
 
-    As Waehnert et al. (2014), NeuroImage 93:210, but for how area grows between the surfaces: there with a straight line
-    from white to pial (equation 10), here with the parabola through the area halfway, which is right for spheres too.
+    As Waehnert et al. (2014), NeuroImage 93:210, but for how area grows between the surfaces: there along a straight
+    line (equation 10), here along the parabola through the area halfway, which is right for spheres too.
 
     Parameters
     ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -138,11 +139,12 @@ def midline(
         normal = np.stack([_carried(edge, mesh.normals[:, k], fine) for k in range(3)], axis=1)
         normal = gaussian_filter1d(normal, smooth_mm / fine[1], axis=0, mode="wrap" if closed else "nearest")
         count = max(int(np.floor(total / spacing_mm + 1e-9)), 1)
-        at = (np.arange(count) + (0.0 if closed else (total / spacing_mm - count + 1) / 2)) * spacing_mm
+        start = 0.0 if closed else (total / spacing_mm - count + 1) / 2
+        at: Array = np.asarray(spacing_mm * (np.arange(count) + start), dtype=np.float64)
         upward = np.stack([np.interp(at, fine, normal[:, k]) for k in range(3)], axis=1)
         flat = upward @ axes
         nearer = np.where(share < 0.5, one, other)
-        columns: dict[str, Array | Index | int] = {
+        columns: dict[str, Any] = {
             "x_um": np.interp(at, along, line["x_um"]), "y_um": np.interp(at, along, line["y_um"]),
             "angle_deg": upright(-flat[:, 0], -flat[:, 1]), "cutting_angle_deg": cutting_angle_deg(upward, to_mm),
             "line": len(out), "along_mm": at,
@@ -171,7 +173,8 @@ def _plane(to_mm: Array) -> tuple[Array, Array, Array]:
             found=f"shape {affine.shape}." if affine.shape != (3, 3) else f"{affine.tolist()}, which spans no plane.",
         )
     normal = np.cross(affine[:, 0], affine[:, 1])
-    return affine[:, 2], np.linalg.pinv(affine[:, :2]), normal / np.linalg.norm(normal)
+    back: Array = np.linalg.pinv(affine[:, :2]).astype(np.float64)
+    return affine[:, 2], back, normal / np.linalg.norm(normal)
 
 
 def _links(mesh: Mesh, above: NDArray[np.bool_]) -> tuple[Index, Index]:
@@ -185,7 +188,7 @@ def _links(mesh: Mesh, above: NDArray[np.bool_]) -> tuple[Index, Index]:
         one, other = cut[:, k], cut[:, (k + 1) % 3]
         code = np.minimum(one, other) * n + np.maximum(one, other)
         rise, fall = ~sign[:, k] & sign[:, (k + 1) % 3], sign[:, k] & ~sign[:, (k + 1) % 3]
-        enter[rise], leave[fall] = code[rise], code[fall]
+        enter[fall], leave[rise] = code[fall], code[rise]
     return enter, leave
 
 
@@ -198,7 +201,7 @@ def _chains(tail: Index, head: Index) -> list[tuple[Index, bool]]:
     begins[number[len(tail) :]] = False
     order, start = _walk(after, np.concatenate([np.flatnonzero(begins), np.flatnonzero(~begins)]))
     out: list[tuple[Index, bool]] = []
-    for first, last in zip(start[:-1], start[1:], strict=True):
+    for first, last in pairwise(start.tolist()):
         chain = order[first:last]
         closed = bool(after[chain[-1]] == chain[0])
         out.append((codes[np.append(chain, chain[0]) if closed else chain], closed))
