@@ -30,8 +30,8 @@ class Curvature(NamedTuple):
 def curvature(mesh: Mesh, *, rings: int = 1) -> Curvature:
     """Mean and Gaussian curvature of each vertex and its surroundings.
 
-    Curvature measures of the polyhedron that it is (Cohen-Steiner & Morvan 2003, Proc Symp Comput Geom 19:312): half the
-    length of edges times the angle they turn by, and what is missing to a full turn around vertices, over the area.
+    Curvature measures of the polyhedron that it is (Cohen-Steiner & Morvan 2003, Proc Symp Comput Geom 19:312): half
+    the length of edges times the angle they turn by, and what is missing to a full turn around vertices, over the area.
     They add up to what the smooth surface has, however coarse the mesh.
 
     Parameters
