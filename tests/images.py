@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,85 @@ def write_zarr(
         )
         array[...] = level
     return path
+
+
+def write_precomputed(
+    path: Path,
+    levels: list[NDArray[Any]],
+    um: float,
+    *,
+    encoding: str = "raw",
+    thin: str = "z",
+    chunk: int = 64,
+    offset: tuple[int, int, int] = (0, 0, 0),
+    nested: bool = False,
+    zipped: bool = False,
+    depth: int = 1,
+    number: int = 0,
+    **more: Any,
+) -> Path:
+    """neuroglancer precomputed volume, byte for byte as its specification has it; the image is one slice of it.
+
+    Other slices hold the image turned by half a circle. Columns run along the first axis that is not ``thin``.
+    """
+    axis = "xyz".index(thin)
+    right, down = (a for a in range(3) if a != axis)
+    scales = []
+    for i, level in enumerate(levels):
+        planes = level[None] if level.ndim == 2 else level
+        volume = np.empty((planes.shape[2], planes.shape[1], depth, len(planes)), level.dtype)
+        volume[:] = planes.transpose(2, 1, 0)[::-1, ::-1, None]
+        volume[:, :, number] = planes.transpose(2, 1, 0)
+        volume = np.moveaxis(volume, 2, axis)
+        size = list(volume.shape[:3])
+        shift = [o if a == axis else o // 2**i for a, o in enumerate(offset)]
+        sides = [chunk] * 3
+        nm = [um * 2**i * 1000] * 3
+        nm[axis] = 20000
+        key = "_".join(f"{round(n)}" for n in nm)
+        folder = path / key
+        folder.mkdir(parents=True)
+        for place in np.ndindex(*(-(-s // c) for s, c in zip(size, sides, strict=True))):
+            ends = [(p * c, min((p + 1) * c, s)) for p, c, s in zip(place, sides, size, strict=True)]
+            block = volume[tuple(slice(*end) for end in ends)]
+            name = "_".join(f"{a + o}-{b + o}" for (a, b), o in zip(ends, shift, strict=True))
+            data = encoded(block, encoding)
+            file = folder / (name.replace("_", "/") if nested else name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file = file.with_name(file.name + ".gz") if zipped else file
+            file.write_bytes(gzip.compress(data, mtime=0) if zipped else data)
+        scales.append(
+            {
+                "key": key,
+                "size": size,
+                "resolution": nm,
+                "voxel_offset": shift,
+                "chunk_sizes": [sides],
+                "encoding": encoding,
+            }
+        )
+    info = {
+        "@type": "neuroglancer_multiscale_volume",
+        "type": "image",
+        "data_type": str(levels[0].dtype),
+        "num_channels": 1 if levels[0].ndim == 2 else len(levels[0]),
+        "scales": scales,
+    }
+    (path / "info").write_text(json.dumps(info | more))
+    return path
+
+
+def encoded(block: NDArray[Any], encoding: str) -> bytes:
+    """A chunk (x, y, z, channels) as its file's bytes."""
+    if encoding == "raw":
+        return block.astype(block.dtype.newbyteorder("<")).tobytes(order="F")
+    x, y, z, channels = block.shape
+    rows = block.transpose(2, 1, 0, 3).reshape(z * y, x, channels)
+    out = io.BytesIO()
+    Image.fromarray(rows[..., 0] if channels == 1 else rows).save(
+        out, encoding, **({"quality": 95} if encoding == "jpeg" else {})
+    )
+    return out.getvalue()
 
 
 def first_int(level: NDArray[Any]) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from brodmann.patches.recipe import Patches, Recipe
 from brodmann.patches.resample import crop_affine, halve
 from brodmann.space import CCF_V3
 
-FORMATS = ("png", "tiff", "zarr2", "zarr3", "sharded")
+FORMATS = ("png", "tiff", "zarr2", "zarr3", "sharded", "precomputed")
 
 
 def slow_crop(
@@ -104,6 +104,8 @@ def written(folder: Path, kind: str, levels: list[NDArray[np.uint8]], um: float)
         return folder
     if kind == "tiff":
         return images.write_tiff(folder / "s.tif", levels, um)
+    if kind == "precomputed":
+        return images.write_precomputed(folder / "s.precomputed", levels, um, offset=(16, 32, 5))
     if kind not in {"zarr2", "zarr3", "sharded"}:
         raise AssertionError(f"write '{kind}' here: a format without a writer would be tested as another one")
     version = 2 if kind == "zarr2" else 3

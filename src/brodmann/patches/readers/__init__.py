@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,8 @@ from brodmann.space import Space, unregistered
 
 __all__ = ["Entry", "Stated", "image", "read"]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".btf", ".svs", ".zarr")
-"""Endings of images that are opened; what a file is, its first bytes decide."""
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".btf", ".svs", ".zarr", ".precomputed")
+"""Endings of images that are opened; what a file is, its first bytes decide. A precomputed volume needs no ending."""
 UNREAD = (
     ".czi",
     ".vsi",
@@ -76,6 +77,15 @@ def read(path: Path, stated: Stated | None = None) -> Source:
 def image(path: Path, entry: Entry, stated: Stated) -> Image:
     """Open one image by what it is, not by what it is called."""
     channel, span, absent = (stated.of(entry, key) for key in ("channel", "range", "absent_value"))
+    if _is_precomputed(path):
+        _refuse_links(path)
+        from brodmann.patches.readers.precomputed import Precomputed
+
+        return Precomputed(
+            path, channel=channel, span=span, absent=absent, axis=stated.of(entry, "axis"), number=entry.slice
+        )
+    if entry.slice is not None:
+        raise Refused(f"{path.name} should be a volume to have slices.", found="a flat image.", do='leave "slice" out.')
     if path.is_dir():
         _refuse_links(path)
         from brodmann.patches.readers.omezarr import OmeZarr
@@ -101,7 +111,16 @@ def _refuse_links(store: Path) -> None:
 
 
 def _is_store(path: Path) -> bool:
-    return path.is_dir() and any((path / name).is_file() for name in ("zarr.json", ".zattrs", ".zgroup", ".zarray"))
+    zarr = path.is_dir() and any((path / name).is_file() for name in ("zarr.json", ".zattrs", ".zgroup", ".zarray"))
+    if zarr or not _is_precomputed(path):
+        return zarr
+    # A folder of images may hold a note called "info".
+    with (path / "info").open("rb") as file:
+        return file.read(100).lstrip()[:1] == b"{"
+
+
+def _is_precomputed(path: Path) -> bool:
+    return path.is_dir() and (path / "info").is_file()
 
 
 def _assemble(folder: Path, file: str | None, stated: Stated) -> Source:
@@ -111,13 +130,14 @@ def _assemble(folder: Path, file: str | None, stated: Stated) -> Source:
     series_um = quicknii.pixel_um_of(list(anchors.values())) if anchors else None
     sections: list[ImageSection] = []
     digest = hashlib.sha256()
+    contents: dict[Path, Any] = {}
     names: set[str] = set()
     for entry in entries:
         try:
             section = _section(folder, entry, stated, anchors.get(entry.file), space, series_um)
             if section.id in names:
                 raise Refused(f"section ids should be unique; '{section.id}' occurs twice.", do="state id.")
-            state = _state(folder, entry, section)
+            state = _state(contents, folder, entry, section)
         except BrodmannError as error:
             skipped.append((entry.file, str(error)))
             continue
@@ -206,17 +226,20 @@ def _entries(
     skipped: list[tuple[str, str]],
 ) -> list[Entry]:
     """List what to open: what the sidecar lists, else what is anchored, else every image of the folder."""
-    known = {entry.file: entry for entry in stated.sections or []}
+    known: dict[str, list[Entry]] = {}
+    for entry in stated.sections or []:
+        known.setdefault(entry.file, []).append(entry)
     if file is not None:
-        return [known.get(file, Entry(file=file))]
-    present = [p.name for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+        return known.get(file, [Entry(file=file)])
+    listed = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".")]
+    present = [p.name for p in listed if p.suffix.lower() in SUFFIXES or _is_precomputed(p)]
     wanted = list(known) or list(anchors) or present
     skipped.extend(
         (name, "is not listed in sections.json or the series") for name in present if name not in set(wanted)
     )
     unread = "format is not read; convert it to OME-Zarr or OME-TIFF (QuPath, bioformats2raw)"
     skipped.extend((path.name, unread) for path in sorted(folder.iterdir()) if path.suffix.lower() in UNREAD)
-    return [known.get(name, Entry(file=name)) for name in wanted]
+    return [entry for name in wanted for entry in known.get(name, [Entry(file=name)])]
 
 
 def _section(
@@ -254,6 +277,8 @@ def _section(
         across, down = anchor.pixel_um
         if abs(np.log(down / across)) > 0.05:
             notes.append("registration stretches height and width differently, by more than 5 %")
+    elif space is not None and (own := _own_place(picture, width_um, height_um)) is not None:
+        to_mm = own
     elif space is not None:
         raise Refused(
             f"{entry.file} should have a place in space '{space.name}'.",
@@ -265,7 +290,7 @@ def _section(
     check_transform(to_mm, where=entry.file)
     points = inside(folder, entry.points) if entry.points is not None else table
     return ImageSection(
-        id=entry.id or path.stem,
+        id=entry.id or (path.stem if entry.slice is None else f"{path.stem}_{entry.slice:04d}"),
         subject=stated.of(entry, "subject") or folder.resolve().name,
         image=picture,
         native_um=pixel_um,
@@ -276,6 +301,12 @@ def _section(
         stated_dark=stated.of(entry, "dark_stain"),
         notes=[*picture.notes, *notes],
     )
+
+
+def _own_place(picture: Image, width_um: float, height_um: float) -> NDArray[np.float64] | None:
+    from brodmann.patches.readers.precomputed import Precomputed
+
+    return picture.to_mm(width_um, height_um) if isinstance(picture, Precomputed) else None
 
 
 def _pixel_um(
@@ -321,9 +352,23 @@ def _verify(path: Path, expected: str) -> None:
         )
 
 
-def _state(folder: Path, entry: Entry, section: ImageSection) -> bytes:
-    """Hash of one section: its bytes (ends and sizes), its place, its points."""
+def _state(contents: dict[Path, Any], folder: Path, entry: Entry, section: ImageSection) -> bytes:
+    """Hash of one section: its content, its place, its points; ``contents`` keeps what several slices share."""
     path = inside(folder, entry.file)
+    if path not in contents:
+        contents[path] = _content(folder, path)
+    digest = contents[path].copy()
+    said = (section.id, section.subject, section.native_um, section.stated_dark, section.image.sizes)
+    digest.update(repr(said).encode())
+    digest.update(repr((entry.slice, entry.axis)).encode() if entry.slice is not None else b"")
+    digest.update(section.to_mm.tobytes())
+    if section.points is not None:
+        digest.update(section.points.to_csv(index=False).encode())
+    return digest.digest()
+
+
+def _content(folder: Path, path: Path) -> Any:
+    """Hash of the ends and sizes of an image's files."""
     digest = hashlib.sha256()
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     # Reading the ends of every chunk of a large store would take minutes: all sizes, but the bytes of 64 files.
@@ -331,14 +376,9 @@ def _state(folder: Path, entry: Entry, section: ImageSection) -> bytes:
     for number, file in enumerate(files):
         size = file.stat().st_size
         digest.update(f"{file.relative_to(folder).as_posix()}:{size};".encode())
-        if number % every == 0 or file.suffix == ".json" or file.name.startswith(".z"):
+        if number % every == 0 or file.suffix == ".json" or file.name.startswith(".z") or file.name == "info":
             with file.open("rb") as handle:
                 digest.update(handle.read(65536))
                 handle.seek(max(size - 65536, 0))
                 digest.update(handle.read(65536))
-    said = (section.id, section.subject, section.native_um, section.stated_dark, section.image.sizes)
-    digest.update(repr(said).encode())
-    digest.update(section.to_mm.tobytes())
-    if section.points is not None:
-        digest.update(section.points.to_csv(index=False).encode())
-    return digest.digest()
+    return digest

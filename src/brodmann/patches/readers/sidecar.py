@@ -45,6 +45,10 @@ class Entry:
     """Values that become 0 and 255, for 16-bit and floating point images."""
     absent_value: Annotated[int, pydantic.Field(ge=0, le=255)] | None = None
     """Grey value of tiles that the writer left out on purpose; without it a missing tile is an error."""
+    axis: Literal["x", "y", "z"] | None = None
+    """Along which axis of a volume sections are thin; needed when its size there is not 1."""
+    slice: Annotated[int, pydantic.Field(ge=0)] | None = None
+    """Which slice of a volume along ``axis``, from 0; a volume may be listed once for each."""
     sha256: str | None = None
     """Hash of the file, verified at opening: the only protection for JPEG tiles, which carry no checksum."""
 
@@ -62,10 +66,13 @@ class Stated:
     channel: Annotated[int, pydantic.Field(ge=0)] | None = None
     range: tuple[float, float] | None = None
     absent_value: Annotated[int, pydantic.Field(ge=0, le=255)] | None = None
+    axis: Literal["x", "y", "z"] | None = None
     sections: list[Entry] | None = None
 
     def of(
-        self, entry: Entry, key: Literal["subject", "pixel_um", "dark_stain", "channel", "range", "absent_value"]
+        self,
+        entry: Entry,
+        key: Literal["subject", "pixel_um", "dark_stain", "channel", "range", "absent_value", "axis"],
     ) -> Any:
         """Value of a section, or the default of the file."""
         own = getattr(entry, key)
@@ -91,9 +98,9 @@ def read_stated(path: Path) -> Stated:
         Listing each unknown key or wrong value with its path.
     """
     stated = sidecar.read(path, Stated, what="sections")
-    files = [entry.file for entry in stated.sections or []]
+    files = [(entry.file, entry.slice) for entry in stated.sections or []]
     if len(set(files)) < len(files):
-        twice = sorted({file for file in files if files.count(file) > 1})
+        twice = sorted({file for file, number in files if files.count((file, number)) > 1})
         raise Refused(f"{path.name} should list each file once.", found=f"twice: {', '.join(twice[:5])}.")
     return stated
 
