@@ -114,7 +114,6 @@ def write_precomputed(
     Other slices hold the image turned by half a circle. Columns run along the first axis that is not ``thin``.
     """
     axis = "xyz".index(thin)
-    right, down = (a for a in range(3) if a != axis)
     scales = []
     for i, level in enumerate(levels):
         planes = level[None] if level.ndim == 2 else level

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from brodmann.errors import BrodmannError, Refused
 from brodmann.patches.image import Image, ImageSection
 from brodmann.patches.readers import quicknii, sidecar, spots
+from brodmann.patches.readers.placing import placed
 from brodmann.patches.readers.sidecar import Entry, Stated
 from brodmann.patches.source import Source
-from brodmann.sidecar import check_transform, inside, strict_json
+from brodmann.sidecar import inside, strict_json
 from brodmann.space import Space, unregistered
 
 __all__ = ["Entry", "Stated", "image", "read"]
@@ -257,88 +257,15 @@ def _section(
         _verify(path, entry.sha256)
     picture = image(path, entry, stated)
     table = spots.table_of(path)
-    height, width = picture.sizes[0]
-    if anchor is not None and series_um is not None:
-        # The series' value holds for the image that was registered; the one read here may be a scaled copy.
-        series_um *= anchor.width / width
-    pixel_um, notes = _pixel_um(picture, stated.of(entry, "pixel_um"), table, series_um)
-    width_um, height_um = width * pixel_um, height * pixel_um
-    to_mm: NDArray[np.float64]
-    if entry.to_mm is not None:
-        to_mm = np.array(entry.to_mm, np.float64)
-    elif anchor is not None:
-        if abs(np.log(width / height * anchor.height / anchor.width)) > 0.02:
-            raise Refused(
-                f"{entry.file} should have the shape of the registered image, {anchor.width} x {anchor.height}.",
-                found=f"{width} x {height}.",
-                cause="a cropped or turned copy.",
-            )
-        to_mm = anchor.to_mm(width_um, height_um)
-        across, down = anchor.pixel_um
-        if abs(np.log(down / across)) > 0.05:
-            notes.append("registration stretches height and width differently, by more than 5 %")
-    elif space is not None and (own := _own_place(picture, width_um, height_um)) is not None:
-        to_mm = own
-    elif space is not None:
-        raise Refused(
-            f"{entry.file} should have a place in space '{space.name}'.",
-            found="no to_mm and no anchoring.",
-            do='add to_mm, or set "space": "unregistered".',
-        )
-    else:
-        to_mm = np.array([[0.001, 0, 0], [0, 0.001, 0], [0, 0, 0]], np.float64)
-    check_transform(to_mm, where=entry.file)
-    points = inside(folder, entry.points) if entry.points is not None else table
-    return ImageSection(
-        id=entry.id or (path.stem if entry.slice is None else f"{path.stem}_{entry.slice:04d}"),
-        subject=stated.of(entry, "subject") or folder.resolve().name,
-        image=picture,
-        native_um=pixel_um,
-        to_mm=to_mm,
-        points=points
-        if points is None
-        else sidecar.read_points(points, pixel_um=pixel_um, width_um=width_um, height_um=height_um),
-        stated_dark=stated.of(entry, "dark_stain"),
-        notes=[*picture.notes, *notes],
+    section = placed(
+        picture, entry, stated, name=path.stem, anchor=anchor, space=space, table=table, series_um=series_um
     )
-
-
-def _own_place(picture: Image, width_um: float, height_um: float) -> NDArray[np.float64] | None:
-    from brodmann.patches.readers.precomputed import Precomputed
-
-    return picture.to_mm(width_um, height_um) if isinstance(picture, Precomputed) else None
-
-
-def _pixel_um(
-    picture: Image, stated: float | None, table: Path | None, series_um: float | None
-) -> tuple[float, list[str]]:
-    """Pixel size: stated, else the file's own, else from the spots' pitch, else from the registration."""
-    if stated is not None and picture.pixel_um is not None and abs(np.log(stated / picture.pixel_um)) > 0.02:
-        raise Refused(
-            f"{Path(picture.name).name}: stated pixel size and the file's own should agree within 2 %.",
-            found=f"{stated:g} um stated, {picture.pixel_um:g} um in the file.",
-            do="correct the one that is wrong; the file's wins nothing by itself.",
-        )
-    pixel_um, note = stated or picture.pixel_um, ""
-    if pixel_um is None and table is not None:
-        pixel_um = spots.pixel_um_from(table)
-        note = f"pixel size measured from the spots' pitch of {spots.PITCH_UM:g} um"
-    if pixel_um is None and series_um is not None:
-        pixel_um = series_um
-        note = "pixel size derived from the registration (median over the series' widths)"
-    if pixel_um is None:
-        raise Refused(
-            f"{Path(picture.name).name} should have a pixel size.",
-            found="none in the file.",
-            do='state it in sections.json: {"pixel_um": 2.0}.',
-        )
-    if not 0.01 <= pixel_um <= 1000:
-        raise Refused(
-            f"{Path(picture.name).name} should have pixels of 0.01 to 1000 um.",
-            found=f"{pixel_um:g} um.",
-            cause="nm or mm given as um.",
-        )
-    return float(pixel_um), [note] if note else []
+    section.subject = stated.of(entry, "subject") or folder.resolve().name
+    points = inside(folder, entry.points) if entry.points is not None else table
+    if points is not None:
+        size = {"width_um": section.width_um, "height_um": section.height_um}
+        section.points = sidecar.read_points(points, pixel_um=section.native_um, **size)
+    return section
 
 
 def _verify(path: Path, expected: str) -> None:

@@ -220,15 +220,28 @@ def _pool() -> Any:
 
 
 def _tensorstore(head: Header) -> Read:
+    kvstore = {"driver": "file", "path": str(head.path.resolve())}
+    return _stored(head, kvstore, _pool())
+
+
+def remote_opener(head: Header, address: str, context: Any) -> Read:
+    """As `opener`, of an array whose header lies here and whose chunks lie at an address."""
+    try:
+        return _stored(head, address, context)
+    except Exception as error:
+        raise Corrupt(f"{head.name} should open.", found=str(error)[:300]) from error
+
+
+def _stored(head: Header, kvstore: Any, context: Any) -> Read:
     import tensorstore
 
     spec = {
         "driver": "zarr3" if head.version == 3 else "zarr",
-        "kvstore": {"driver": "file", "path": str(head.path.resolve())},
+        "kvstore": kvstore,
         "fill_missing_data_reads": False,
         "recheck_cached_data": "open",
     }
-    array: Any = cast("Any", tensorstore).open(spec, context=_pool(), read=True).result()
+    array: Any = cast("Any", tensorstore).open(spec, context=context, read=True).result()
 
     def read(place: tuple[int, ...]) -> NDArray[Any]:
         try:

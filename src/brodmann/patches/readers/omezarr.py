@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from brodmann.errors import BrodmannError, Corrupt, Refused
 from brodmann.patches.readers.blocks import LIMIT_BLOCK_BYTES, Blocks, picked, reductions, scaling, side_um
-from brodmann.patches.readers.chunks import Absent, Header, header, opener
+from brodmann.patches.readers.chunks import Absent, Header, Read, header, opener
 from brodmann.patches.resample import Pixels
 from brodmann.sidecar import inside, strict_json
 
@@ -44,6 +44,8 @@ class OmeZarr:
         Values that become 0 and 255.
     absent : int, optional
         Grey value of chunks that the writer left out; without it they are an error.
+    opened : function (Header) -> Read, optional
+        How to read the chunks of an array when they lie elsewhere; absent ones are then found when they are read.
 
     Raises
     ------
@@ -60,6 +62,7 @@ class OmeZarr:
         channel: int | None = None,
         span: tuple[float, float] | None = None,
         absent: int | None = None,
+        opened: Callable[[Header], Read] | None = None,
     ) -> None:
         self.name, self._path, self._absent = str(path), path, absent
         self.notes: list[str] = []
@@ -76,8 +79,10 @@ class OmeZarr:
         many = 1 if self._c is None else self._headers[0].shape[self._c]
         self._pick = picked(channel, many, colour=many == 3, name=path.name)
         self.channels = len(self._pick)
-        self._arrays: list[Callable[[tuple[int, ...]], NDArray[Any]]] = [opener(head) for head in self._headers]
-        lost = [name for head in self._headers for name in head.absent()]
+        self._arrays: list[Callable[[tuple[int, ...]], NDArray[Any]]] = [
+            (opened or opener)(head) for head in self._headers
+        ]
+        lost = [] if opened else [name for head in self._headers for name in head.absent()]
         if lost and absent is None:
             raise Corrupt(
                 f"{path.name} should hold all of its chunks.",

@@ -35,6 +35,7 @@ _MODES = {
     ("png", "I;16"): 1,
 }
 """Channels of the pixel types that a chunk may be stored in."""
+_LAST = {"jpeg": b"\xff\xd9", "png": b"IEND"}
 
 
 @dataclass(frozen=True)
@@ -250,6 +251,7 @@ def _picture(
             cause="damaged bytes.",
             do="copy it again.",
         ) from error
-    if encoding == "jpeg" and b"\xff\xd9" not in data[-4096:]:
-        raise Corrupt(f"{where} should end with a JPEG end marker.", found="none.", cause="a copy that was cut short.")
+    # Decoders are content when the last pixel is there; what comes behind it says that the file is whole.
+    if _LAST[encoding] not in data[-4096:]:
+        raise Corrupt(f"{where} should end as {encoding} does.", found="no end marker.", cause="a copy cut short.")
     return values.reshape(shape[2], shape[1], shape[0], shape[3]).transpose(2, 1, 0, 3)
