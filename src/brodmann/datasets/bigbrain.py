@@ -1,0 +1,165 @@
+"""BigBrain: one whole human brain, cell-body stained sections; 1-um scans of 145 of them, and the 20-um volume.
+
+A 65-year-old man's brain, 7,404 coronal sections of 20 um, silver stained for cell bodies (Merker): cells are dark, the
+slide is light. Two data sets, both neuroglancer precomputed, 8-bit grey:
+
+- *Sections at 1 um*, one volume a section, thin along y, about 1 mm apart, registered to the volume
+  (https://1um.brainatlas.eu/registered_sections/bigbrain/B20_NNNN/precomputed). `sections` opens copies in a folder,
+  `served` those of the server.
+- *The volume* of the release of 2015, 6572 x 7404 x 5711 voxels of 21.167 x 20 x 21.167 um
+  (https://neuroglancer.humanbrainproject.eu/precomputed/BigBrainRelease.2015/8bit). `slices` opens coronal slices.
+  Its coarser levels average over neighbouring sections and are left out: an overview reads a whole slice.
+
+An image's columns run to the right hemisphere, its rows upwards in the brain: it stands on its head on the screen.
+Terabytes: nothing is downloaded, and no checksum is published. Sizes are checked instead.
+
+References: Amunts et al. 2013, Science 340:1472; sections: Schiffer et al. 2022, EBRAINS, 10.25493/JWTF-PAB.
+Licence: CC BY-NC-SA 4.0, of both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from brodmann.datasets.julich import BIGBRAIN
+from brodmann.errors import Refused
+from brodmann.patches import readers
+from brodmann.patches.source import Source
+from brodmann.sidecar import NamedSpace, Row
+
+CITATION = "Amunts et al. 2013, https://doi.org/10.1126/science.1235381"
+CITATION_SECTIONS = "Schiffer et al. 2022, https://doi.org/10.25493/JWTF-PAB"
+LICENSE = "CC-BY-NC-SA-4.0"
+ADDRESS_SECTIONS = "https://1um.brainatlas.eu/registered_sections/bigbrain/B20_{:04d}/precomputed"
+ADDRESS_VOLUME = "https://neuroglancer.humanbrainproject.eu/precomputed/BigBrainRelease.2015/8bit"
+PIXEL_UM = {"sections": 1.0, "volume": 21.1667}
+"""Of the finest level, in the coronal plane; every file states its own."""
+COUNT = 7404
+"""Sections of the brain; they are numbered from 1, from the back to the front."""
+THICK_UM = 20.0
+CORNER_MM = (-70.677184, -70.010, -58.788284)
+"""Left, posterior, inferior corner of the volume in `brodmann.datasets.julich.BIGBRAIN`."""
+SUBJECT = "BigBrain"
+SPACE = NamedSpace(
+    name=BIGBRAIN.name, orientation=BIGBRAIN.orientation, extent_mm=BIGBRAIN.extent_mm, origin=BIGBRAIN.origin
+)
+_FOLDER = re.compile(r"B20_(\d{4})")
+
+
+def y_mm(section: int) -> float:
+    """Where the middle of a section lies along y, mm in the BigBrain space (posterior to anterior).
+
+    Raises
+    ------
+    Refused
+        No such section.
+    """
+    if not 1 <= section <= COUNT:
+        raise Refused(f"sections of BigBrain should be numbered 1 to {COUNT}.", found=f"{section}.")
+    return CORNER_MM[1] + (section - 0.5) * THICK_UM / 1000
+
+
+def sections(folder: str | Path) -> Source:
+    """1-um sections of a folder, in the BigBrain space.
+
+    Parameters
+    ----------
+    folder : path
+        Holds ``B20_NNNN/precomputed`` (or ``B20_NNNN``) with ``info`` and ``transform.json``, as the server has them.
+
+    Raises
+    ------
+    Refused
+        None of them, or one that does not lie where its number says.
+    """
+    folder = Path(folder)
+    found = {int(match[1]): path for path in sorted(folder.iterdir()) if (match := _FOLDER.fullmatch(path.name))}
+    if not found:
+        raise Refused(f"{folder.name} should hold folders B20_NNNN.", found="none of them.")
+    entries = [
+        readers.Entry(
+            file=f"{path.name}/precomputed" if (path / "precomputed").is_dir() else path.name,
+            id=path.name,
+            axis="y",
+        )
+        for path in found.values()
+    ]
+    stated = readers.Stated(space=SPACE, subject=SUBJECT, dark_stain=True, sections=entries)
+    return _checked(readers.read(folder, stated))
+
+
+def served(numbers: Sequence[int]) -> Source:
+    """1-um sections on the EBRAINS server, in the BigBrain space; this opens a connection.
+
+    Parameters
+    ----------
+    numbers : sequence of int
+        Sections, 1 to `COUNT`; 145 of them are there.
+
+    Raises
+    ------
+    Refused
+        No connection, or none of them is there.
+    """
+    from brodmann.patches.readers import remote
+
+    where = {ADDRESS_SECTIONS.format(number): f"B20_{number:04d}" for number in numbers}
+    entries = [readers.Entry(file=address, id=name, axis="y") for address, name in where.items()]
+    stated = readers.Stated(space=SPACE, subject=SUBJECT, dark_stain=True, sections=entries)
+    return _checked(remote.read(list(where), stated))
+
+
+def _checked(source: Source) -> Source:
+    """Refuse sections that do not lie where their numbers say."""
+    for section in source.sections:
+        lies, due = float(section.place(np.zeros((1, 2)))[0, 1]), y_mm(int(section.id[-4:]))
+        if abs(lies - due) > THICK_UM / 1000:
+            raise Refused(
+                f"{section.id} should lie at y = {due:.2f} mm of the BigBrain space.",
+                found=f"{lies:.2f} mm.",
+                cause="transform.json of another section, or folders that were renamed.",
+            )
+    return source
+
+
+def slices(folder: str | Path, numbers: Sequence[int]) -> Source:
+    """Coronal slices of the volume, in the BigBrain space.
+
+    Parameters
+    ----------
+    folder : path
+        Holds ``info`` of the 8-bit volume.
+    numbers : sequence of int
+        Sections, 1 to `COUNT`.
+
+    Raises
+    ------
+    Refused
+        Another volume, or no such section.
+    """
+    folder = Path(folder)
+    entries = [
+        readers.Entry(file=folder.name, id=f"B20_{number:04d}", axis="y", slice=number - 1, to_mm=_to_mm(y_mm(number)))
+        for number in numbers
+    ]
+    stated = readers.Stated(space=SPACE, subject=SUBJECT, dark_stain=True, sections=entries)
+    source = readers.read(folder.parent, stated)
+    for section in source.sections:
+        size = (section.width_um / 1000, section.height_um / 1000)
+        due = (BIGBRAIN.extent_mm[0], BIGBRAIN.extent_mm[2])
+        if not np.allclose(size, due, atol=0.5):
+            raise Refused(
+                f"slices of {folder.name} should be {due[0]:.1f} x {due[1]:.1f} mm large.",
+                found=f"{size[0]:.1f} x {size[1]:.1f} mm.",
+                cause="another volume than that of the release of 2015.",
+            )
+    return source
+
+
+def _to_mm(y: float) -> tuple[Row, Row, Row]:
+    """Columns along x, rows along z."""
+    return (0.001, 0.0, CORNER_MM[0]), (0.0, 0.0, y), (0.0, 0.001, CORNER_MM[2])
