@@ -331,6 +331,13 @@ def test_spaces_and_failures_of_siibra_are_named(monkeypatch):
 
     with pytest.raises(Refused, match="ConnectionError: no route"):
         julich.areas(places, space=julich.MNI152, siibra=types.SimpleNamespace(get_map=offline, MapType=MapType))
+    missing = type("MapNotFound", (Exception,), {})
+
+    def unmapped(*_):
+        raise missing("No map available")
+
+    with pytest.raises(Refused, match=r"labelled map of 'julich 3\.1' in bigbrain"):
+        julich.areas(places, space=julich.BIGBRAIN, siibra=types.SimpleNamespace(get_map=unmapped, MapType=MapType))
     none = types.SimpleNamespace(get_map=lambda *_: None, MapType=MapType)
     with pytest.raises(Refused, match="labelled map of 'x'"):
         julich.areas(places, space=julich.MNI152, parcellation="x", siibra=none)
@@ -375,6 +382,7 @@ def test_the_stand_in_has_the_signatures_of_the_library():
         return [argument.arg for argument in function.args.args]
 
     assert arguments("__init__.py", "get_map")[:3] == ["parcellation", "space", "maptype"]
+    assert arguments("__init__.py", "get_map")[3] == "spec"
     assert arguments("locations/pointcloud.py", "__init__", "PointCloud")[1:4] == ["coordinates", "space", "sigma_mm"]
     assert arguments("volumes/parcellationmap.py", "assign", "Map")[1:4] == ["item", "minsize_voxel", "lower_threshold"]
     text = (root / "volumes/parcellationmap.py").read_text("utf-8")

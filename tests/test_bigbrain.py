@@ -48,6 +48,12 @@ def test_a_section_at_another_place_is_refused(tmp_path):
         bigbrain.sections(tmp_path)
     with pytest.raises(Refused, match="numbered 1 to 7404"):
         bigbrain.y_mm(0)
+    with pytest.raises(Refused, match=r"were scanned(.|\n)*3906"):
+        bigbrain.served([3906])
+    assert (len(bigbrain.SECTIONS), len(set(bigbrain.SECTIONS))) == (145, 145)
+    apart_mm = np.diff([bigbrain.y_mm(number) for number in bigbrain.SECTIONS])
+    assert apart_mm.min() > 0.5
+    assert np.median(apart_mm) == pytest.approx(1.0, abs=0.01)
     with pytest.raises(Refused, match="B20_NNNN"):
         bigbrain.sections(tmp_path / "B20_3905")
 

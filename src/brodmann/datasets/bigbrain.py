@@ -40,6 +40,17 @@ PIXEL_UM = {"sections": 1.0, "volume": 21.1667}
 """Of the finest level, in the coronal plane; every file states its own."""
 COUNT = 7404
 """Sections of the brain; they are numbered from 1, from the back to the front."""
+SECTIONS = (
+    47, 102, 150, 199, 251, 300, 350, 400, 454, 500, 549, 600, 648, 700, 750, 798, 847, 900, 951, 1001, 1049, 1100,
+    1151, 1205, 1255, 1307, 1345, 1402, 1454, 1499, 1561, 1600, 1649, 1697, 1749, 1801, 1842, 1901, 1952, 1998,
+    2056, 2105, 2150, 2206, 2251, 2313, 2393, 2447, 2494, 2560, 2591, 2653, 2757, 2803, 2845, 2896, 2956, 2999,
+    3045, 3096, 3146, 3196, 3254, 3305, 3348, 3407, 3458, 3500, 3556, 3601, 3645, 3698, 3750, 3797, 3856, 3905,
+    3954, 4003, 4050, 4100, 4156, 4248, 4311, 4342, 4401, 4449, 4497, 4549, 4599, 4651, 4708, 4751, 4800, 4844,
+    4900, 4950, 5001, 5048, 5102, 5149, 5201, 5252, 5301, 5356, 5401, 5447, 5511, 5550, 5602, 5661, 5702, 5745,
+    5798, 5851, 5890, 5943, 6000, 6049, 6101, 6152, 6199, 6249, 6297, 6350, 6400, 6450, 6495, 6549, 6599, 6647,
+    6700, 6748, 6800, 6853, 6899, 6951, 7001, 7050, 7103, 7150, 7200, 7250, 7300, 7350, 7400,
+)  # fmt: skip
+"""Those that were scanned at 1 um, as siibra's configuration lists them."""
 THICK_UM = 20.0
 CORNER_MM = (-70.677184, -70.010, -58.788284)
 """Left, posterior, inferior corner of the volume in `brodmann.datasets.julich.BIGBRAIN`."""
@@ -92,19 +103,25 @@ def sections(folder: str | Path) -> Source:
     return _checked(readers.read(folder, stated))
 
 
-def served(numbers: Sequence[int]) -> Source:
+def served(numbers: Sequence[int] = SECTIONS) -> Source:
     """1-um sections on the EBRAINS server, in the BigBrain space; this opens a connection.
 
     Parameters
     ----------
     numbers : sequence of int
-        Sections, 1 to `COUNT`; 145 of them are there.
+        Of `SECTIONS`; by default all.
 
     Raises
     ------
     Refused
-        No connection, or none of them is there.
+        No such section, no connection, or none of them is there.
     """
+    if strange := sorted(set(numbers) - set(SECTIONS)):
+        raise Refused(
+            "sections at 1 um should be among those that were scanned.",
+            found=f"{strange[:5]}.",
+            do="see bigbrain.SECTIONS; slices opens any section at 20 um.",
+        )
     from brodmann.patches.readers import remote
 
     where = {ADDRESS_SECTIONS.format(number): f"B20_{number:04d}" for number in numbers}

@@ -4,8 +4,9 @@ Two ways lead to the same column of names. `areas` asks siibra (``pip install 'b
 from EBRAINS when they are first used, which is why nothing else here calls it). `areas_in` reads a label map (NIfTI)
 and its names from files, without siibra and without a connection.
 
-A place that lies in no area gets an empty name: Julich-Brain does not cover the whole cortex ("gap maps" fill it in
-some versions), and the labelled map gives each voxel to the likeliest area.
+siibra has maps of Julich-Brain 3.1 in MNI152 and Colin27; in the BigBrain space ask for another parcellation, such as
+its cortical layers. A place that lies in no area gets an empty name: not every version covers the whole cortex. The
+labelled map gives each voxel to its likeliest area.
 
 Reference: Amunts et al. 2020, Science 369:988. Licence of the maps: CC BY-NC-SA 4.0 (EBRAINS); siibra: Apache-2.0.
 """
@@ -63,6 +64,7 @@ def areas(
     space: Space,
     parcellation: str = PARCELLATION,
     maps: Literal["labelled", "statistical"] = "labelled",
+    spec: str = "",
     least: float = 0.0,
     siibra: Any = None,
 ) -> NDArray[np.object_]:
@@ -78,6 +80,8 @@ def areas(
         As siibra names it.
     maps : {"labelled", "statistical"}
         One label a voxel, or the area of the highest probability.
+    spec : str
+        Words of the map's name, where siibra has several (it takes the first and says so).
     least : float
         Probability (statistical maps) that an area must exceed.
     siibra : module, optional
@@ -107,7 +111,7 @@ def areas(
     names = np.full(len(xyz), "", object)
     try:
         kind = library.MapType[maps.upper()]
-        atlas = library.get_map(parcellation, SPACES[space.name], kind)
+        atlas = library.get_map(parcellation, SPACES[space.name], kind, spec)
         if atlas is None:
             raise Refused(f"siibra should have a {maps} map of '{parcellation}' in {space.name}.", found="none.")
         for start in range(0, len(xyz), AT_ONCE):
@@ -117,6 +121,10 @@ def areas(
     except BrodmannError:
         raise
     except Exception as error:
+        if "NotFound" in type(error).__name__:
+            raise Refused(
+                f"siibra should have a {maps} map of '{parcellation}' in {space.name}.", found=str(error)[:300]
+            ) from error
         raise Refused(
             f"siibra should name areas of '{parcellation}' in {space.name}.",
             found=f"{type(error).__name__}: {error}"[:300],
