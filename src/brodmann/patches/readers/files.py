@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -48,28 +50,56 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.name, self._path = str(path), path
+        self._folders: dict[str, Path] = {}
+        self._forms = [0, 1, 2, 3]
 
     def fetch(self, key: str, *, limit: int, span: tuple[int, int] | None = None) -> bytes | None:
         """See `Files.fetch`; a whole file is looked for under each of the names it may have."""
         folder, _, name = key.rpartition("/")
         nested = f"{folder}/{name.replace('_', '/')}".removeprefix("/")
-        for candidate in (key,) if span is not None else dict.fromkeys((key, f"{key}.gz", nested, f"{nested}.gz")):
-            path = inside(self._path, candidate)
-            try:
-                with path.open("rb") as file:
-                    size = os.fstat(file.fileno()).st_size
-                    start, stop = span or (0, size)
-                    if not 0 <= start <= stop <= size or stop - start > limit:
-                        raise Corrupt(
-                            f"{candidate} of {self.name} should hold bytes {start:,} to {stop:,}, at most {limit:,}.",
-                            found=f"{size:,} bytes.",
-                            cause="a file cut short, or one that lies about its size.",
-                        )
-                    file.seek(start)
-                    return file.read(stop - start)
-            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-                continue
+        names = (key,) if span is not None else (key, f"{key}.gz", nested, f"{nested}.gz")
+        # Chunks of a volume are written in one way: the form found last is tried first.
+        for form in self._forms[:] if span is None else (0,):
+            found = self._read(names[form], limit, span)
+            if found is not None:
+                if self._forms[0] != form and span is None and name not in {"info", "transform.json"}:
+                    self._forms = [form, *(other for other in range(4) if other != form)]
+                return found
         return None
+
+    def _read(self, name: str, limit: int, span: tuple[int, int] | None) -> bytes | None:
+        try:
+            number = self._open(name)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+        try:
+            about = os.fstat(number)
+            if not stat.S_ISREG(about.st_mode):
+                return None
+            start, stop = span or (0, about.st_size)
+            if not 0 <= start <= stop <= about.st_size or stop - start > limit:
+                raise Corrupt(
+                    f"{name} of {self.name} should hold bytes {start:,} to {stop:,}, at most {limit:,}.",
+                    found=f"{about.st_size:,} bytes.",
+                    cause="a file cut short, or one that lies about its size.",
+                )
+            return os.pread(number, stop - start, start)
+        finally:
+            os.close(number)
+
+    def _open(self, name: str) -> int:
+        """Open a file that lies inside; its folder is checked once, a link each time."""
+        folder, _, last = name.rpartition("/")
+        if folder not in self._folders:
+            self._folders[folder] = inside(self._path, folder) if folder else self._path
+        # Neither a link nor a pipe may be opened unseen: the one leads out, the other waits for ever.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            return os.open(self._folders[folder] / last, flags)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            return os.open(inside(self._path, name).resolve(), flags)
 
     def listed(self, key: str) -> set[str] | None:
         """See `Files.listed`."""
