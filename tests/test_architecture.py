@@ -112,7 +112,8 @@ EVERYTHING = """
 import logging, socket, sys
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"tensorstore", "umap", "nrrd", "faiss", "pynwb", "hdmf", "retinawhitenoise", "siibra"}:
+        extras = {"tensorstore", "umap", "nrrd", "faiss", "pynwb", "hdmf", "retinawhitenoise", "siibra"}
+        if name.split(".")[0] in extras:
             raise ImportError(f"{name} is blocked")
 sys.meta_path.insert(0, Blocked())
 def refuse(*_): raise AssertionError("network at import")

@@ -108,6 +108,16 @@ def test_a_volume_of_a_hundred_terapixels_is_refused_before_memory_is_taken(path
     tracemalloc.stop()
 
 
+def test_a_claim_of_millions_of_chunks_takes_no_memory_for_their_names(path):
+    info = json.loads((path / "info").read_text())
+    change(path, scales=[info["scales"][0] | {"size": [3000, 3000, 1], "chunk_sizes": [[1, 1, 1]]}])
+    tracemalloc.start()
+    with pytest.raises(BrodmannError, match="9000000 absent"):
+        readers.read(path)
+    assert tracemalloc.get_traced_memory()[1] < 25_000_000
+    tracemalloc.stop()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"type": "image"}', '{"scales": [NaN]}', "[" * 100_000, "\xff"])
 def test_an_info_file_that_is_none_is_named(path, text):
     (path / "info").write_bytes(text.encode("latin1"))

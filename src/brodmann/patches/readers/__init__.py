@@ -12,7 +12,7 @@ import numpy as np
 from brodmann.errors import BrodmannError, Refused
 from brodmann.patches.image import Image, ImageSection
 from brodmann.patches.readers import quicknii, sidecar, spots
-from brodmann.patches.readers.placing import placed
+from brodmann.patches.readers.placing import content_of, placed
 from brodmann.patches.readers.sidecar import Entry, Stated
 from brodmann.patches.source import Source
 from brodmann.sidecar import inside, strict_json
@@ -283,7 +283,7 @@ def _state(contents: dict[Path, Any], folder: Path, entry: Entry, section: Image
     """Hash of one section: its content, its place, its points; ``contents`` keeps what several slices share."""
     path = inside(folder, entry.file)
     if path not in contents:
-        contents[path] = _content(folder, path)
+        contents[path] = content_of(folder, path)
     digest = contents[path].copy()
     said = (section.id, section.subject, section.native_um, section.stated_dark, section.image.sizes)
     digest.update(repr(said).encode())
@@ -292,20 +292,3 @@ def _state(contents: dict[Path, Any], folder: Path, entry: Entry, section: Image
     if section.points is not None:
         digest.update(section.points.to_csv(index=False).encode())
     return digest.digest()
-
-
-def _content(folder: Path, path: Path) -> Any:
-    """Hash of the ends and sizes of an image's files."""
-    digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    # Reading the ends of every chunk of a large store would take minutes: all sizes, but the bytes of 64 files.
-    every = max(len(files) // 64, 1)
-    for number, file in enumerate(files):
-        size = file.stat().st_size
-        digest.update(f"{file.relative_to(folder).as_posix()}:{size};".encode())
-        if number % every == 0 or file.suffix == ".json" or file.name.startswith(".z") or file.name == "info":
-            with file.open("rb") as handle:
-                digest.update(handle.read(65536))
-                handle.seek(max(size - 65536, 0))
-                digest.update(handle.read(65536))
-    return digest

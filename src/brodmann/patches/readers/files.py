@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -33,7 +34,7 @@ class Files(Protocol):
         """
         ...
 
-    def listed(self, key: str) -> set[str] | None:
+    def listed(self, key: str) -> Iterator[str] | None:
         """Names of the chunks under a key, all written ``x0-x1_y0-y1_z0-z1``; None where that cannot be asked."""
         ...
 
@@ -101,21 +102,19 @@ class Folder:
                 raise
             return os.open(inside(self._path, name).resolve(), flags)
 
-    def listed(self, key: str) -> set[str] | None:
+    def listed(self, key: str) -> Iterator[str] | None:
         """See `Files.listed`."""
-        found: set[str] = set()
-        _walk(str(inside(self._path, key)), "", 3, found)
-        return found
+        return _walk(str(inside(self._path, key)), "", 3)
 
 
-def _walk(folder: str, before: str, depth: int, found: set[str]) -> None:
+def _walk(folder: str, before: str, depth: int) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if not entry.is_dir():
-                    found.add(before + entry.name.removesuffix(".gz"))
+                    yield before + entry.name.removesuffix(".gz")
                 elif depth > 1:
-                    _walk(entry.path, f"{before}{entry.name}_", depth - 1, found)
+                    yield from _walk(entry.path, f"{before}{entry.name}_", depth - 1)
     except (FileNotFoundError, NotADirectoryError):
         return
 

@@ -10,7 +10,6 @@ coarser pixel is then averaged from finer ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -158,31 +157,35 @@ class Precomputed:
         at[self._thin] = self._number // self._levels[level].chunk[self._thin]
         return at[0], at[1], at[2]
 
-    def _wanted(self, level: int) -> Iterator[str]:
-        grid = self._levels[level].grid
-        for row in range(grid[self._down]):
-            for column in range(grid[self._right]):
-                yield self._levels[level].file(self._place(level, row, column))
-
     def _complete(self) -> None:
         """Refuse a volume that lacks chunks of this slice, where files can be listed."""
-        lost: list[str] = []
+        lost, example = 0, ""
         for level, scale in enumerate(self._levels):
-            count = scale.grid[self._right] * scale.grid[self._down]
-            if count > LIMIT_CHUNKS:
-                raise Refused(f"{self._title} should have a plausible size.", found=f"{count:,} chunks in a slice.")
-            there = None if scale.shards else self._files.listed(scale.key)
-            if there is not None:
-                lost += [f"{scale.key}/{name}" for name in self._wanted(level) if name not in there]
+            rows, columns = scale.grid[self._down], scale.grid[self._right]
+            if rows * columns > LIMIT_CHUNKS:
+                raise Refused(f"{self._title} should have a plausible size.", found=f"{rows * columns:,} chunks.")
+            names = None if scale.shards else self._files.listed(scale.key)
+            if names is None:
+                continue
+            # One byte a chunk: what an info file claims must not fill memory with names.
+            there = np.zeros((rows, columns), bool)
+            at = self._number // scale.chunk[self._thin]
+            for place in map(scale.place, names):
+                if place is not None and place[self._thin] == at:
+                    there[place[self._down], place[self._right]] = True
+            if not there.all():
+                row, column = np.unravel_index(int(np.argmin(there)), there.shape)
+                example = example or f"{scale.key}/{scale.file(self._place(level, int(row), int(column)))}"
+                lost += int((~there).sum())
         if lost and self._absent is None:
             raise Corrupt(
                 f"{self._title} should hold all chunks of its slice.",
-                found=f"{len(lost)} absent, e.g. {lost[0]}.",
+                found=f"{lost} absent, e.g. {example}.",
                 cause="files lost in a copy, an interrupted download, or a writer that leaves out empty chunks.",
                 do='copy it again, or state what absent means: "absent_value": 255 in sections.json.',
             )
         if lost:
-            self.notes.append(f"{len(lost)} absent chunk files read as {self._absent}")
+            self.notes.append(f"{lost} absent chunk files read as {self._absent}")
 
     def _raw(self, level: int, row: int, column: int) -> NDArray[Any] | None:
         """Read stored values of one block (C, h, w); None if the chunk is absent and may be."""

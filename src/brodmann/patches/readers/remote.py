@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
@@ -22,7 +22,7 @@ from brodmann.errors import BrodmannError, Corrupt, Refused, Unwritable
 from brodmann.patches.image import Image, ImageSection
 from brodmann.patches.readers.chunks import Header, Read, remote_opener
 from brodmann.patches.readers.files import LIMIT_JSON_BYTES
-from brodmann.patches.readers.placing import placed
+from brodmann.patches.readers.placing import content_of, placed
 from brodmann.patches.readers.sidecar import Entry, Stated
 from brodmann.patches.source import Source
 from brodmann.sidecar import inside
@@ -55,11 +55,13 @@ class Server:
             raise Refused(
                 f"reading {self.name} needs the package tensorstore.", do="pip install 'brodmann[fast]'."
             ) from error
-        if urlsplit(self.name).scheme not in SCHEMES or urlsplit(self.name).query:
+        parts = urlsplit(self.name)
+        if parts.scheme not in SCHEMES or parts.query or parts.username is not None:
             raise Refused(
                 "sections on servers should be named by an address.",
-                found=repr(address)[:200],
-                do=f"start it with {', '.join(SCHEMES)}://, without a query.",
+                found=f"'{parts.scheme}://{parts.hostname or ''}...'" if parts.scheme else repr(address)[:100],
+                cause="a password or a token in it would end up in reports." if parts.scheme in SCHEMES else "",
+                do=f"start it with {', '.join(SCHEMES)}://, without a user or a query.",
             )
         try:
             self._store: Any = cast("Any", tensorstore).KvStore.open(f"{self.name}/", context=_context()).result(WAIT_S)
@@ -97,7 +99,7 @@ class Server:
             raise Corrupt(f"{key} of {self.name} should be at most {limit:,} bytes.", found=f"{len(data):,}.")
         return data
 
-    def listed(self, key: str) -> set[str] | None:
+    def listed(self, key: str) -> Iterator[str] | None:
         """Servers are not asked for lists: None."""
         return None
 
@@ -138,10 +140,11 @@ def read(addresses: str | Sequence[str], stated: Stated | None = None) -> Source
                 if any(section.id == other.id for other in sections):
                     raise Refused("section ids should be unique.", found=f"'{section.id}' twice.", do="state id.")
             except BrodmannError as error:
-                skipped.append((address, str(error)))
+                skipped.append((_shown(address), str(error)))
                 continue
             section.subject = stated.of(entry, "subject") or "remote"
-            section.notes.append("read from a server: the fingerprint does not follow its pixels")
+            if urlsplit(address).scheme != "file":
+                section.notes.append("read from a server: the fingerprint does not follow its pixels")
             digest.update(repr((address, entry.slice, section.id, section.subject, section.native_um)).encode() + said)
             digest.update(section.to_mm.tobytes())
             sections.append(section)
@@ -179,6 +182,12 @@ def _plain(address: str) -> str:
     return address.removeprefix("precomputed://").removeprefix("zarr://")
 
 
+def _shown(address: str) -> str:
+    """Address for messages: without what could be secret in it."""
+    parts = urlsplit(_plain(address))
+    return f"{parts.scheme}://{parts.hostname or ''}{parts.path}" if parts.scheme else address
+
+
 def _name(address: str) -> str:
     """Last telling part of an address: ``.../B20_3905/precomputed`` is B20_3905."""
     parts = [part for part in PurePosixPath(urlsplit(_plain(address)).path).parts if part not in {"/", "precomputed"}]
@@ -191,7 +200,7 @@ def _image(address: str, entry: Entry, stated: Stated) -> tuple[Image, bytes]:
         from brodmann.patches import readers
 
         path = Path(unquote(urlsplit(address).path))
-        return readers.image(path, entry, stated), b""
+        return readers.image(path, entry, stated), content_of(path.parent, path).digest()
     channel, span, absent = (stated.of(entry, key) for key in ("channel", "range", "absent_value"))
     server = Server(address)
     info = server.fetch("info", limit=LIMIT_JSON_BYTES)

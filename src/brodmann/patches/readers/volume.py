@@ -6,6 +6,7 @@ Format: https://neuroglancer-docs.web.app/datasource/precomputed/volume.html.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import PurePosixPath
@@ -35,6 +36,7 @@ _MODES = {
     ("png", "I;16"): 1,
 }
 """Channels of the pixel types that a chunk may be stored in."""
+_NAME = re.compile(r"(-?\d{1,15})-(-?\d{1,15})_(-?\d{1,15})-(-?\d{1,15})_(-?\d{1,15})-(-?\d{1,15})")
 _LAST = {"jpeg": b"\xff\xd9", "png": b"IEND"}
 
 
@@ -71,6 +73,15 @@ class Scale:
         """Name of a chunk."""
         ends = zip(self.bounds(place), self.offset, strict=True)
         return "_".join(f"{start + offset}-{stop + offset}" for (start, stop), offset in ends)
+
+    def place(self, file: str) -> Triple | None:
+        """Which chunk a file name means; None if it is none of this level's."""
+        found = _NAME.fullmatch(file)
+        if found is None:
+            return None
+        x, y, z = ((int(found[2 * axis + 1]) - self.offset[axis]) // self.chunk[axis] for axis in range(3))
+        fits = all(0 <= p < count for p, count in zip((x, y, z), self.grid, strict=True))
+        return (x, y, z) if fits and self.file((x, y, z)) == file else None
 
     @property
     def grid(self) -> Triple:
