@@ -139,7 +139,9 @@ def test_transform_json_places_a_section_in_the_space_that_is_named(tmp_path):
     (path / "transform.json").write_text(json.dumps(MATRIX))
     entry = {"file": "v", "axis": "y", "slice": 2}
     images.write_sidecar(tmp_path, sections=[entry])
-    assert readers.read(tmp_path).space.name == "unregistered"
+    loose = readers.read(tmp_path)
+    assert loose.space.name == "unregistered"
+    np.testing.assert_allclose(loose.sections[0].place(np.array([[1000.0, 500.0]])), [[1.0, 0.5, 0.0]])
     images.write_sidecar(tmp_path, space=SPACE, sections=[entry])
     source = readers.read(tmp_path)
     corner, far = source.sections[0].place(np.array([[0.0, 0.0], [100.0, 40.0]]))
