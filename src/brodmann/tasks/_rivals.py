@@ -23,15 +23,22 @@ _AGREE = 0.3
 def neighbours(
     where: NDArray[np.float64], codes: Codes, train: NDArray[np.int64], test: NDArray[np.int64], k: int, n_classes: int
 ) -> Codes:
-    """Vote of the ``k`` nearest training places, weighted by inverse distance: (m,) class numbers."""
+    """Class with the most `votes`: (m,) class numbers."""
+    return votes(where, codes, train, test, k, n_classes).argmax(axis=1).astype(np.int64)
+
+
+def votes(
+    where: NDArray[np.float64], codes: Codes, train: NDArray[np.int64], test: NDArray[np.int64], k: int, n_classes: int
+) -> NDArray[np.float64]:
+    """Votes of the ``k`` nearest training places, weighted by inverse distance: (m, n_classes), rows sum to one."""
     k = min(k, len(train))
     # A list of ranks, so that one neighbour still comes as a column.
     ranks = cast("Any", list(range(1, k + 1)))
     distance, index = KDTree(where[train]).query(where[test], k=ranks)
-    votes = np.zeros((len(test), n_classes))
+    found = np.zeros((len(test), n_classes))
     weight = 1 / np.maximum(distance, 1e-6)
-    np.add.at(votes, (np.repeat(np.arange(len(test)), k), codes[train][index].ravel()), weight.ravel())
-    return votes.argmax(axis=1).astype(np.int64)
+    np.add.at(found, (np.repeat(np.arange(len(test)), k), codes[train][index].ravel()), weight.ravel())
+    return found / found.sum(axis=1, keepdims=True)
 
 
 def place_features(where: NDArray[np.float64], train: NDArray[np.int64], seed: int) -> NDArray[np.float32]:

@@ -170,6 +170,8 @@ def exposure(table: AnnData, split: Split, name: str = "the encoder") -> str:
     made = about(table)
     if not made.get("system"):
         return f"it is not known what {name} was trained on"
+    if not made.get("trained", True):
+        return ""  # measured, not learned
     if not made.get("same_data", True):
         return f"{name} was trained on other data than this table; whether it saw these rows is not known"
     fold = made.get("encoder_fold")

@@ -11,19 +11,17 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from brodmann import splits
-from brodmann.errors import Refused
 from brodmann.samples import stream
 from brodmann.settings import Split
 from brodmann.splits import Fold
+from brodmann.tasks import _classes, _rows
 from brodmann.tasks import _metrics as metrics
 from brodmann.tasks import _rivals as rivals
-from brodmann.tasks import _rows
 from brodmann.tasks._drawn import drawn
 from brodmann.tasks._probe import fit_predict
 from brodmann.tasks._score import Estimate, Score
 
 Codes = NDArray[np.int64]
-Parts = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 
 NULLS = 8
 _NULL_ROWS = 4000
@@ -95,7 +93,7 @@ def areas(
     made = _rows.check_folds(table, split, None if folds is None else list(folds))
     known = _rows.labelled(table, target, split, min_per_class=min_per_class)
     codes, size = known.codes, len(known.classes)
-    parts = _parts(made, codes)
+    parts = _classes.parts(made, codes)
     tested = np.concatenate([test for _, test in parts])
     group = splits.groups(obs, split)
     brain = _rows.brains(table)
@@ -112,9 +110,8 @@ def areas(
     boot = metrics.Bootstrap.of(cluster, seed)
     matrix = metrics.confusion(truth, said, size)
     draws = boot.confusions(truth, said, size)
-    headline = metrics.macro_f1(draws)
-    value = float(metrics.macro_f1(matrix))
-    overall = metrics.estimate(value, headline)
+    judge = _classes.Judge(truth, size, boot, metrics.macro_f1)
+    value, overall = judge.value(said), judge.estimate(said)
     more = {
         "balanced accuracy": metrics.estimate(
             float(metrics.balanced_accuracy(matrix)), metrics.balanced_accuracy(draws), f"chance {1 / size:.2f}"
@@ -131,7 +128,7 @@ def areas(
         given |= {name: _rows.aligned(table, other, name) for name, other in (extra_tables or {}).items()}
         coordinates = _where(obs)
         forms = rivals.from_position(coordinates, codes, group, parts, size, seed)
-        form = _best(forms, truth, size)
+        form = judge.best(forms)
         found["coordinates only"] = forms[form]
         found |= {name: read_out(features) for name, features in given.items()}
         found["chance"] = rivals.chance(codes, parts, seed)
@@ -140,10 +137,8 @@ def areas(
             "chance": "labels drawn with the class shares of the training rows",
         }
         for name, rival in found.items():
-            against[name], gains[name] = _rival(value, headline, truth, rival, size, boot, notes.get(name, ""))
-        more |= _together(
-            x, given, coordinates, codes, group, parts, {**found, **forms}, truth, size, boot, seed, read_out
-        )
+            against[name], gains[name] = judge.estimate(rival, notes.get(name, "")), judge.gain(said, rival)
+        more |= _together(x, given, coordinates, codes, group, parts, {**found, **forms}, judge, seed, read_out)
         against["spatial null"], more["features, as the null"] = _null(x, obs, brain, codes, made, size, probe, seed)
         if against["coordinates only"].value >= value:
             remarks.append(
@@ -176,26 +171,12 @@ def areas(
         classes=known.classes,
         per_class=metrics.per_class(matrix, known.classes),
         confusion=tuple(tuple(int(v) for v in row) for row in matrix),
-        predicted=_series(known.classes, said, names, "predicted"),
-        truth=_series(known.classes, truth, names, "truth"),
+        predicted=_classes.series(known.classes, said, names, "predicted"),
+        truth=_classes.series(known.classes, truth, names, "truth"),
         recipe_hash=str(about.get("recipe_hash", "")),
         data_fingerprint=str(about.get("data_fingerprint", "")),
         remarks=tuple(remarks),
     )
-
-
-def _parts(made: list[Fold], codes: Codes) -> Parts:
-    """Labelled training and test rows of each fold that can be learned and tested."""
-    parts = [(fold.train[codes[fold.train] >= 0], fold.test[codes[fold.test] >= 0]) for fold in made]
-    parts = [(train, test) for train, test in parts if len(test)]
-    bare = [fold.name for fold in made if not (codes[fold.train] >= 0).any()]
-    if not parts or bare:
-        raise Refused(
-            "every fold should hold labelled rows to learn from, and some to test.",
-            found=f"none to learn from with {bare[0]}." if bare else "no labelled row is held out.",
-            do="choose another fold, or a split whose groups are labelled.",
-        )
-    return parts
 
 
 def _caveats(table: AnnData, split: Split, extra_tables: Mapping[str, AnnData]) -> list[str]:
@@ -214,38 +195,15 @@ def _where(obs: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
     return {name: best} | ({"space": splits.positions(obs)} if name == "sheet" else {})
 
 
-def _best(forms: Mapping[str, Codes], truth: Codes, size: int) -> str:
-    """Name the strongest form of the coordinates-only rival: choosing it on the held-out rows favours the rival."""
-    values = {name: float(metrics.macro_f1(metrics.confusion(truth, said, size))) for name, said in forms.items()}
-    return max(values, key=lambda name: values[name])
-
-
-def _rival(
-    value: float,
-    headline: NDArray[np.float64],
-    truth: Codes,
-    said: Codes,
-    size: int,
-    boot: metrics.Bootstrap,
-    note: str = "",
-) -> tuple[Estimate, Estimate]:
-    """Value of a rival, and the headline's gain over it, paired over the bootstrap draws."""
-    own = float(metrics.macro_f1(metrics.confusion(truth, said, size)))
-    draws = metrics.macro_f1(boot.confusions(truth, said, size))
-    return metrics.estimate(own, draws, note), metrics.estimate(value - own, headline - draws)
-
-
 def _together(
     x: NDArray[np.float32],
     given: Mapping[str, NDArray[np.float32]],
     where: Mapping[str, NDArray[np.float64]],
     codes: Codes,
     group: Any,
-    parts: Parts,
+    parts: _classes.Parts,
     found: Mapping[str, Codes],
-    truth: Codes,
-    size: int,
-    boot: metrics.Bootstrap,
+    judge: _classes.Judge,
     seed: int,
     read_out: Any,
 ) -> dict[str, Estimate]:
@@ -262,11 +220,11 @@ def _together(
     pairs["coordinates + features"] = np.concatenate(joined), rivals.SMOOTH.format(kind)
     result: dict[str, Estimate] = {}
     for name, (said, without) in pairs.items():
-        own = float(metrics.macro_f1(metrics.confusion(truth, said, size)))
-        draws = metrics.macro_f1(boot.confusions(truth, said, size))
-        _, gain = _rival(own, draws, truth, found[without], size, boot)
-        note = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over {without} ({own - gain.value:.3f})"
-        result[name] = metrics.estimate(own, draws, note)
+        gain = judge.gain(said, found[without])
+        note = (
+            f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over {without} ({judge.value(found[without]):.3f})"
+        )
+        result[name] = judge.estimate(said, note)
     return result
 
 
@@ -301,7 +259,7 @@ def _null(
 def _few(
     x: NDArray[np.float32],
     codes: Codes,
-    parts: Parts,
+    parts: _classes.Parts,
     size: int,
     count: int,
     probe: Literal["linear", "knn"],
@@ -354,7 +312,3 @@ def _borders(
             low, middle, high = np.percentile(some, [25, 50, 75])
             result[name] = Estimate(float(middle), float(low), float(high), "median and quartiles")
     return result
-
-
-def _series(classes: tuple[str, ...], codes: Codes, names: NDArray[np.object_], title: str) -> pd.Series:
-    return pd.Series(np.array(classes, dtype=object)[codes], index=pd.Index(names, name="id"), name=title, dtype=object)
