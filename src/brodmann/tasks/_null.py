@@ -90,13 +90,15 @@ class Null:
 
 
 def maps(
-    table: AnnData, where: Real, codes: Codes, seed: int, matching: Matching = "nearest"
+    table: AnnData, sphere: Sphere | None, where: Real, codes: Codes, seed: int, matching: Matching = "nearest"
 ) -> tuple[str, Callable[[np.random.Generator], Codes]]:
     """How null maps are made of a table, in words, and what makes one: spins where there is a sphere, else surrogates.
 
     Parameters
     ----------
     table : AnnData
+    sphere : Sphere, optional
+        Its rows on their spheres.
     where : ndarray (n, 2 or 3) float64
         Places for surrogates, mm; hemispheres folded onto each other.
     codes : ndarray (n,) int64
@@ -105,7 +107,6 @@ def maps(
     matching : {"nearest", "assigned"}
         Of spins, see `Sphere.spin`.
     """
-    sphere = Sphere.of(table)
     if sphere is not None:
         labelled = np.flatnonzero(codes >= 0)
 

@@ -32,7 +32,7 @@ NOT_CORTEX = (
     "freesurfer_defined_medial_wall", "background+freesurfer_defined_medial_wall",
 )  # fmt: skip
 """Names (in small letters) that parcellations give to places without one: no class, and never predicted."""
-_FEW_UNITS = 8
+_FEW_UNITS, _TURNED_DEG = 8, 3.0
 
 
 def networks(
@@ -112,7 +112,11 @@ def networks(
     parts = _classes.parts(made, codes)
     tested = np.concatenate([test for _, test in parts])
     x = _rows.features(table)
-    where = _where(table, left)
+    sphere = Sphere.of(table)
+    where = _where(table, left, sphere)
+    if left is not None and "space, mirrored" in where and not any(_shared(left, *pair) for pair in parts):
+        # across the midline unmirrored places are far from all that was learned
+        del where["space"]
     group = _inner(table, splits.groups(obs, split))
 
     def read_out(features: NDArray[np.float32]) -> tuple[Codes, Real]:
@@ -154,11 +158,13 @@ def networks(
         more["coordinates + features"] = judge.estimate(pairs[both], f"best of {len(pairs)} forms: {both}")
         more["coordinates + features, gain over coordinates only"] = gain
         smooth = _smoothest(where, forms, judge)
-        moved = nulls_.maps(table, where[smooth], codes, seed, matching)
+        moved = nulls_.maps(table, sphere, where[smooth], codes, seed, matching)
         null = nulls_.null(x, where[smooth], codes, parts, moved, size=size, repeats=nulls, seed=seed)
         estimates = null.estimates()
         against["spatial null"] = estimates.pop("spatial null")
         more |= estimates
+        if sphere is not None and sphere.turned_deg > _TURNED_DEG:
+            remarks.append(f"right spheres were turned by {sphere.turned_deg:.0f} degrees to mirror the left ones")
         remarks += _verdict(judge.value(said), against, gain, null)
     names, about, overall = _rows.ids(table)[tested], _rows.about(table), judge.estimate(said)
     return Score(
@@ -203,12 +209,17 @@ def _side(obs: pd.DataFrame, fold: Fold) -> str:
     return f"{'right -> left' if held == 'L' else 'left -> right'} hemisphere"
 
 
+def _shared(left: NDArray[np.bool_], train: NDArray[np.int64], test: NDArray[np.int64]) -> bool:
+    """Whether a side is both learned and tested."""
+    return bool(set(left[train].tolist()) & set(left[test].tolist()))
+
+
 def _described(split: Split, made: Sequence[Fold], *, hemispheres: bool) -> str:
     text = splits.describe(split, made)
     return text.replace("section", "hemisphere", 1) if hemispheres else text
 
 
-def _where(table: AnnData, left: NDArray[np.bool_] | None) -> dict[str, Real]:
+def _where(table: AnnData, left: NDArray[np.bool_] | None, sphere: Sphere | None) -> dict[str, Real]:
     """Every set of coordinates there is, by name; hemispheres folded onto each other where both are there.
 
     Raises
@@ -233,7 +244,6 @@ def _where(table: AnnData, left: NDArray[np.bool_] | None) -> dict[str, Real]:
         found["space, mirrored"] = folded
     elif name == "sheet" and np.isfinite(space).all():
         found["space"] = space
-    sphere = Sphere.of(table)
     if sphere is not None:
         found["sphere, mirrored"] = np.where(sphere.left[:, None], sphere.xyz @ MIRROR, sphere.xyz)
     return found
