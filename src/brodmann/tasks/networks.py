@@ -56,7 +56,8 @@ def networks(
     folds, place alone in several forms (nearest places and smooth functions; the strongest is the rival), the features
     that came with the table, other tables, and a spatial null with its p value. The gain of features and coordinates
     together over the strongest form of coordinates is paired over the same bootstrap draws, and has a p value of its
-    own: features that are merely smooth add to coordinates, too.
+    own: features that are merely smooth add to coordinates, too. It is a gain over registered places: where these err,
+    features that know the place better gain even if networks depend on place alone.
 
     Parameters
     ----------
@@ -259,7 +260,7 @@ def _inner(table: AnnData, group: NDArray[np.object_]) -> NDArray[np.object_]:
 def _units(table: AnnData, split: Split, tested: NDArray[np.int64]) -> tuple[NDArray[Any], str, list[str]]:
     """Units of the bootstrap: those of the split, or sixteen blocks of every section where they are few."""
     names, unit, remarks = drawn(table, split, tested)
-    if unit == "blocks" or len(np.unique(names.astype(str))) >= _FEW_UNITS:
+    if unit != "sections" or len(np.unique(names.astype(str))) >= _FEW_UNITS:
         return names, unit, remarks
     where, section = _surroundings.positions(table)[tested], _surroundings.sections(table)[tested]
     remarks = [text for text in remarks if "is rough" not in text and "interval is over" not in text]
@@ -360,8 +361,11 @@ def _verdict(value: float, against: Mapping[str, Estimate], gain: Estimate, null
     remarks: list[str] = []
     if against["coordinates only"].value >= value:
         remarks.append("position alone names these networks at least as well as the features do")
-    adds = gain.low > 0 and null.p_gain <= 0.05
-    if not adds:
+    if gain.low > 0 and null.p_gain <= 0.05:
+        remarks.append(
+            "features add to position as it was registered: where that is wrong, they may only know the place better"
+        )
+    else:
         remarks.append(
             f"nothing shows that the features add to position: gain {gain.value:+.3f} [{gain.low:+.3f}, "
             f"{gain.high:+.3f}], p against the null {null.p_gain:.3g}"
