@@ -33,8 +33,8 @@ SPLITS = {
     "blocks": Split(by="block", folds=5, block_mm=30.0, buffer_mm=10.0),
 }
 COLUMNS = (
-    "rows", "features", "split", "n", "units", "features alone [95 %]", "coordinates only", "both", "gain [95 %]", "null",
-    "p", "p of gain", "s",
+    "rows", "features", "split", "n", "units", "features alone [95 %]", "coordinates only", "both", "gain [95 %]",
+    "null", "p", "p of gain", "s",
 )  # fmt: skip
 GAIN = "coordinates + features, gain over coordinates only"
 COLOURS = {
