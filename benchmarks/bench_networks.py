@@ -162,7 +162,7 @@ def main() -> None:
                 import pandas as pd
 
                 draw_map(
-                    asked.data, table, pd.concat(said), "from six thicknesses of the other hemisphere",
+                    asked.data, table, pd.concat(said), "six layers of the other side",
                     asked.out / "map.png",
                 )  # fmt: skip
     for name, note in forms.items():
