@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import ndimage
 
-from brodmann import splits
+import brodmann as bm
+from brodmann import results, splits
 from brodmann.errors import Leak, Refused, Usage
 from brodmann.phantom import areas as planted_areas
 from brodmann.phantom import brain as planted_brain
@@ -190,6 +193,18 @@ def test_without_a_sphere_surrogates_take_its_place():
     assert "as patchy as the labels" in score.baselines["spatial null"].note
     assert score.more["p, features"].value == 0.05
     assert "(space, mirrored)" in score.baselines["coordinates only"].note
+
+
+def test_the_verb_asks_it_of_a_table(monkeypatch):
+    monkeypatch.setattr(results.networks_task, "networks", partial(networks, nulls=9))
+    table = surface(share=0.7)
+    table.uns["brodmann"] |= {"split": {"by": "section", "folds": 0, "fold": None}, "encoder_fold": -1}
+    score = bm.score("networks", table, "network")
+    assert score.task == "networks"
+    assert score.n == 240
+    assert says(score, "p against the null")
+    with pytest.raises(Usage, match="networks are read out"):
+        bm.score("networks", table, "network", k=[3])
 
 
 def test_the_medial_wall_is_no_network():

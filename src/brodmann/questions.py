@@ -23,12 +23,13 @@ from brodmann.tasks import tuning as tuning_task
 from brodmann.tasks import wiring as wiring_task
 from brodmann.tasks._score import Score
 
-Task = Literal["areas", "domains", "novelty", "properties", "responses", "search", "tuning", "wiring"]
+Task = Literal["areas", "domains", "networks", "novelty", "properties", "responses", "search", "tuning", "wiring"]
 ATLAS_LEVELS = {"ccf": "areas", "ccf-divisions": "divisions", "ccf-layers": "layers"}
 
 _USED: dict[Task, tuple[str, ...]] = {
     "areas": ("target", "by", "fold", "buffer_mm", "probe", "against", "atlas", "fewer_labels"),
     "domains": ("target", "atlas", "k"),
+    "networks": ("target", "by", "fold", "buffer_mm", "against"),
     "novelty": ("target", "atlas"),
     "properties": ("target", "by", "fold", "buffer_mm", "against"),
     "responses": (),
@@ -39,6 +40,7 @@ _USED: dict[Task, tuple[str, ...]] = {
 _QUESTIONS: dict[Task, str] = {
     "areas": "areas are read out of held-out tissue: their number is that of the labels.",
     "domains": "domains are found without labels, in all tissue: nothing is held out or read out.",
+    "networks": "networks are read out of held-out cortex, beside place alone and maps moved over it.",
     "novelty": "novelty looks for borders inside known regions: nothing is held out or read out.",
     "properties": "properties are numbers, read out of held-out rows by ridge regression.",
     "responses": "responses are predicted for every neuron, on the clips that the data keep for tests.",

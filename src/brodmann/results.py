@@ -23,6 +23,7 @@ from brodmann.systems import system
 from brodmann.tasks import _novelty_score
 from brodmann.tasks import areas as areas_task
 from brodmann.tasks import domains as domains_task
+from brodmann.tasks import networks as networks_task
 from brodmann.tasks import novelty as novelty_task
 from brodmann.tasks import properties as properties_task
 from brodmann.tasks import search as search_task
@@ -47,8 +48,10 @@ def score(
 
     Parameters
     ----------
-    task : {"areas", "domains", "novelty", "properties", "responses", "search", "tuning", "wiring"}
-        ``areas``: can areas be read out of tissue never seen? ``domains``: which regions form, and do they agree with
+    task : {"areas", "domains", "networks", "novelty", "properties", "responses", "search", "tuning", "wiring"}
+        ``areas``: can areas be read out of tissue never seen? ``networks``: can functional networks, beyond what place
+        alone tells? (``by="section"`` holds out hemispheres where these are the sections, as in tables of surfaces.)
+        ``domains``: which regions form, and do they agree with
         the target? (Of the features; below 20,000 rows of their surroundings, by a consensus without the network: the
         score's ``scored`` says which.) ``novelty``: are there borders inside the regions of the target that it does not
         draw? ``search``: do similar features mean the same place? ``properties``: can a number be read out of rows
@@ -61,9 +64,10 @@ def score(
     run : Run, path or AnnData
         A run with a feature table (the score is kept in its ``scores/``), or a table.
     target : str, optional
-        For ``areas``: a label column (by default ``area``), and for ``novelty``; or ``ccf``, ``ccf-divisions``,
-        ``ccf-layers`` for tables in CCFv3. For ``properties``: a numeric column. For ``tuning``: the column with what
-        is known, in degrees (by default ``orientation_deg``, of the bars, where there is one).
+        For ``areas``: a label column (by default ``area``), for ``networks`` (``network``) and for ``novelty``; or
+        ``ccf``, ``ccf-divisions``, ``ccf-layers`` for tables in CCFv3. For ``properties``: a numeric column. For
+        ``tuning``: the column with what is known, in degrees (by default ``orientation_deg``, of the bars, where there
+        is one).
     by : {"brain", "section", "block"}, optional
         Unit that is held out whole; by default that of the recipe.
     fold : int, optional
@@ -109,8 +113,7 @@ def score(
         table = verbs.table(run) if isinstance(run, Run) else run
         if target is None and task in {"novelty", "properties"}:
             questions.needed(task, table)
-        if task == "areas":
-            target = target or "area"
+        target = target or {"areas": "area", "networks": "network"}.get(task)
         if target is not None and task != "properties":
             label(table, target, atlas=atlas)
         rivals = questions.rivals(against)
@@ -121,6 +124,9 @@ def score(
             measured, names = _measured(run, table)
             new = novelty_task.novelty(table, str(target), expression=measured, names=names, say=Say())
             found = _novelty_score.score(table, str(target), new)
+        elif task == "networks":
+            split = questions.split(table, by, fold, buffer_mm)
+            found = networks_task.networks(table, str(target), split, extra_tables=rivals)
         elif task == "wiring":
             found = questions.wiring(run, table, rivals)
         elif task == "search":
@@ -243,7 +249,7 @@ def _scored(run: Run, target: str) -> tuple[Score, dict[str, str] | None]:
         return replace(
             found, target=str(column.name), classes=tuple(palette), predicted=column, truth=column[:0]
         ), palette
-    for task in ("areas", "domains", "novelty"):
+    for task in ("areas", "domains", "networks", "novelty"):
         path = run.path / "scores" / file_name(task, target)
         if path.is_file():
             return Score.load(path), None
