@@ -31,8 +31,8 @@ from brodmann.progress import Say
 from brodmann.tasks import transfer
 from brodmann.tasks._reliability import reliability
 
-LOOKS = {"judge_every": 100, "patience": 3, "keep": "best"}
-"""How the animal's own network is stopped: after three looks, a hundred steps apart, without a new best."""
+LOOKS = {"judge_every": 100, "patience": 5, "keep": "best"}
+"""How the animal's own network is stopped: after five looks, a hundred steps apart, without a new best."""
 
 
 def chosen(source: Source, ids: list[int]) -> Source:
@@ -90,6 +90,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--methods", nargs="+", default=["foundation", "individual"])
+    parser.add_argument("--steps", type=int, default=4800, help="of the core")
+    parser.add_argument("--own-steps", type=int, default=2400, help="of a target's own network, at most")
     parser.add_argument("--set", nargs="*", default=[], help="changes of the recipe, such as fit.steps=300")
     asked = parser.parse_args()
     changes = dict(text.split("=", 1) for text in asked.set)
@@ -103,9 +105,10 @@ def main() -> None:
     points: list[transfer.Point] = []
     ceilings: list[float] = []
     for seed in asked.seeds:
-        recipe = bm.recipe(asked.recipe, {**values, "seed": seed})
+        own = bm.recipe(asked.recipe, {"fit.steps": asked.own_steps, **values, "seed": seed})
         core = asked.out / f"core-{seed}"
         if "foundation" in asked.methods:
+            recipe = bm.recipe(asked.recipe, {"fit.steps": asked.steps, **values, "seed": seed})
             verbs.fit(recipe, chosen(large, known), core)
         for target in targets:
             for minutes in asked.minutes:
@@ -116,7 +119,7 @@ def main() -> None:
                         found = (
                             foundation(core, source, target, minutes)
                             if method == "foundation"
-                            else individual(recipe, asked.out, source, target, minutes)
+                            else individual(own, asked.out, source, target, minutes)
                         )
                         np.savez(kept, cpu_s=time.process_time() - begun, **found)
                     with np.load(kept) as found:
