@@ -121,7 +121,7 @@ def main() -> None:
                             if method == "foundation"
                             else individual(own, asked.out, source, target, minutes)
                         )
-                        np.savez(kept, cpu_s=time.process_time() - begun, **found)
+                        np.savez_compressed(kept, cpu_s=time.process_time() - begun, **found)
                     with np.load(kept) as found:
                         subject = source.recordings[target].subject
                         print(
