@@ -11,7 +11,7 @@ import numpy as np
 
 from brodmann.errors import BrodmannError, Refused
 from brodmann.patches.image import Image, ImageSection
-from brodmann.patches.readers import quicknii, sidecar, spots
+from brodmann.patches.readers import masks, quicknii, sidecar, spots
 from brodmann.patches.readers.placing import content_of, placed
 from brodmann.patches.readers.sidecar import Entry, Stated
 from brodmann.patches.source import Source
@@ -262,9 +262,13 @@ def _section(
     )
     section.subject = stated.of(entry, "subject") or folder.resolve().name
     points = inside(folder, entry.points) if entry.points is not None else table
+    size = {"width_um": section.width_um, "height_um": section.height_um}
     if points is not None:
-        size = {"width_um": section.width_um, "height_um": section.height_um}
         section.points = sidecar.read_points(points, pixel_um=section.native_um, **size)
+    elif entry.mask is not None:
+        drawn = {"cortex": stated.cortex_labels, "white": stated.white_labels}
+        section.points, notes = masks.points(inside(folder, entry.mask), **drawn, **size)
+        section.notes += notes
     return section
 
 

@@ -39,6 +39,9 @@ class Entry:
     dark_stain: bool | None = None
     to_mm: tuple[Row, Row, Row] | None = None
     points: str | None = None
+    """Table of places to sample."""
+    mask: str | None = None
+    """Labels of cortex and white matter of the whole section: places are taken along the middle of cortex, upright."""
     channel: Annotated[int, pydantic.Field(ge=0)] | None = None
     """Which channel of a multi-channel image."""
     range: tuple[float, float] | None = None
@@ -67,6 +70,10 @@ class Stated:
     range: tuple[float, float] | None = None
     absent_value: Annotated[int, pydantic.Field(ge=0, le=255)] | None = None
     axis: Literal["x", "y", "z"] | None = None
+    cortex_labels: tuple[int, ...] = (1,)
+    """Labels of cortex in every ``mask``, such as those of its layers."""
+    white_labels: tuple[int, ...] = (2,)
+    """Labels of white matter."""
     sections: list[Entry] | None = None
 
     def of(
