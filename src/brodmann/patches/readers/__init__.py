@@ -266,8 +266,8 @@ def _section(
     if points is not None:
         section.points = sidecar.read_points(points, pixel_um=section.native_um, **size)
     elif entry.mask is not None:
-        drawn = {"cortex": stated.cortex_labels, "white": stated.white_labels}
-        section.points, notes = masks.points(inside(folder, entry.mask), **drawn, **size)
+        mask, labels = inside(folder, entry.mask), (stated.cortex_labels, stated.white_labels)
+        section.points, notes = masks.points(mask, *labels, **size)
         section.notes += notes
     return section
 

@@ -19,7 +19,7 @@ LARGEST_PX = 400_000_000
 
 
 def points(
-    path: Path, *, cortex: tuple[int, ...], white: tuple[int, ...], width_um: float, height_um: float
+    path: Path, cortex: tuple[int, ...], white: tuple[int, ...], *, width_um: float, height_um: float
 ) -> tuple[pd.DataFrame, list[str]]:
     """Points every `SPACING_MM` along the mid-cortical line of a mask that covers the whole image, and remarks.
 
@@ -59,10 +59,12 @@ def points(
     table = midline(field, spacing_mm=SPACING_MM)
     table["x_um"] *= across / (across * down) ** 0.5
     table["y_um"] *= down / (across * down) ** 0.5
-    kept = ["x_um", "y_um", "angle_deg", "thickness_mm", "curvature", "line", "along_mm"]
+    # in the section, where planted and measured curvatures are those of the surface
+    table["bend"] = table["curvature"]
+    kept = ["x_um", "y_um", "angle_deg", "thickness_mm", "bend", "line", "along_mm"]
     said = [f"mask: {remark}" for remark in field.remarks]
     said += [f"mask: labels {', '.join(map(str, other))} are taken for cut-off tissue"] if other else []
-    return table[kept].rename(columns={"curvature": "bend"}), said
+    return table.loc[:, kept], said
 
 
 def _labels(path: Path) -> NDArray[np.integer[Any]]:
