@@ -13,6 +13,7 @@ import pandas as pd
 
 from brodmann import atomic, compute, features
 from brodmann import settings as recipes
+from brodmann.card import card
 from brodmann.errors import Refused, Usage
 from brodmann.ledger import Ledger
 from brodmann.progress import Say
@@ -149,6 +150,8 @@ def fit(
                 say(f"{run.path} is trained already; nothing to do.")
             else:
                 say(f"{len(samples):,} samples to train on; sections: {samples.section_count}")
+                for remark in getattr(samples, "remarks", ()):
+                    say(remark)
                 model = module.build(recipe, samples)
                 samples = model.suit(samples, say)
                 train.fit(model, samples, recipe.fit, run, say=say, threads=threads, until=until)
@@ -156,7 +159,7 @@ def fit(
                     settle(samples, say)
                 if compute.rank() == 0:
                     config = {**model.config(), "source": source.fingerprint}
-                    run.save_weights(model.state_dict(), config, _card(recipe, source, samples))
+                    run.save_weights(model.state_dict(), config, card(recipe, source, samples))
             if compute.rank() == 0:
                 # also after a kill between the weights and the seal
                 run.drop("checkpoints")
@@ -379,22 +382,3 @@ def _skipped(samples: Any, say: Say) -> list[str]:
     for line in lines:
         say(f"skipped {line}")
     return lines
-
-
-def _card(recipe: Any, source: Any, samples: Any) -> str:
-    """Model card: what the weights were trained on and what they expect."""
-    settings = recipe.samples
-    lines = [
-        f"# {name_of(recipe)} model",
-        "",
-        f"Trained on {len(samples):,} samples of {samples.places['section'].nunique()} sections and "
-        f"{samples.places['subject'].nunique()} brain(s) of '{source.name}', in space '{samples.space.name}'.",
-        "",
-        "## Input contract",
-        *(f"- {key}: {value}" for key, value in recipes.plain(settings).items()),
-        "",
-        "## Limits",
-        "- Self-supervised on places: features are meant to differ where the brain differs, not to be anatomy.",
-        "- Other stains, species or pixel sizes than above are untested; embed refuses none of them.",
-    ]
-    return "\n".join(lines) + "\n"

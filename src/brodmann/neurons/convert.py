@@ -197,14 +197,19 @@ class _Filling:
         # neurons without a place are left out, whatever their responses are
         values = np.asarray(block[:, self._order], np.float32)
         for wrong, what, cause, do in (
-            (~np.isfinite(values), "finite", "NaN or infinity", "leave out the trials or the neurons that lack them."),
-            (values < 0, "not negative", "negative", "give deconvolved activity or counts of spikes, not dF/F."),
+            (
+                ~np.isfinite(values),
+                "be finite",
+                "NaN or infinity",
+                "leave out the trials or the neurons that lack them.",
+            ),
+            (values < 0, "not be negative", "negative", "give deconvolved activity or counts of spikes, not dF/F."),
         ):
             if wrong.any():
                 at, neuron = (int(one[0]) for one in np.nonzero(wrong))
                 unit = raw.neurons["unit"].iloc[int(self._order[neuron])]
                 raise Refused(
-                    f"responses of {raw.file} should be {what}.",
+                    f"responses of {raw.file} should {what}.",
                     found=f"{cause} in {int(wrong.any(0).sum()):,} neurons, first in '{unit}' at frame {frame + at:,}.",
                     do=do,
                 )

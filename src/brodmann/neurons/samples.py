@@ -79,6 +79,9 @@ class NeuronSamples:
     places, labels, space, fingerprint
         See `brodmann.samples.Samples`.
     skipped : list of (str, str)
+        What the source left out, and recordings in which no neuron answers.
+    remarks : tuple of str
+        Neurons that never answer while the network learns.
     section_count : int
         Number of imaging planes with samples.
     kept : list of Kept
@@ -93,7 +96,6 @@ class NeuronSamples:
 
     shard_rows = 65_536
     read_rows = 4096
-    remarks: tuple[str, ...] = ()
 
     def __init__(self, source: Source, recipe: Recipe, *, part: Literal["all", "train"] = "all") -> None:
         self.source, self.recipe, self.space, self.part = source, recipe, source.space, part
@@ -108,6 +110,7 @@ class NeuronSamples:
             )  # fmt: skip
         if part == "train" and recipe.split.fold is not None:
             rows = splits.folds(source.neurons, recipe.split)[0].train
+        rows = rows[~np.isin(rows, self._silent(rows))]
         section = pd.factorize(source.neurons["section"], sort=True)[0]
         self.kept: list[Kept] = []
         for recording in source.recordings:
@@ -123,6 +126,29 @@ class NeuronSamples:
         self.section_count = len(set(names.tolist()))
         key = [source.fingerprint, plain(recipe)["samples"], plain(recipe)["split"], part, len(rows)]
         self.fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+
+    def _silent(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of recordings in which no neuron answers: they teach nothing, and are listed as skipped."""
+        found: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+        asked = [one for one in self.source.recordings if np.isin(one.rows, rows).any()]
+        for one in asked:
+            if len(one.frames("train")) and statistics.of(one).dead.all():
+                found.append(np.asarray(one.rows))
+                self.skipped.append((one.id, "no neuron ever answers in its training frames: all responses are 0"))
+        if asked and len(found) > len(asked):
+            raise Refused(
+                "recordings should hold responses.",
+                found=f"zeros only in the training frames of {', '.join(one.id for one in asked[:5])}.",
+                cause="an array that was allocated and never filled, or the wrong one.",
+                do='name the right one in recordings.json: "keys": {"responses": ...}.',
+            )
+        return np.concatenate(found)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Neurons that never answer while the network learns, recording by recording."""
+        every = [text for one in self.kept for text in statistics.of(one.recording).remarks]
+        return tuple(text for text in every if statistics.NEVER in text)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -19,6 +19,8 @@ from brodmann.neurons.source import BEHAVIOUR, Recording
 
 LIMIT_SD = 10.0
 """Standardised behaviour is clipped here: a lost pupil or a wheel that slips is not an event of the brain."""
+NEVER = "never respond in the training frames"
+"""Words of the remark on dead neurons."""
 _BYTES = 1 << 26
 _COLUMNS = (*BEHAVIOUR, "pupil_x", "pupil_y")
 
@@ -106,7 +108,7 @@ def _computed(recording: Recording) -> Statistics:
     if len(frames) and dead.any():
         some = ", ".join(f"{row:,}" for row in np.flatnonzero(dead)[:5])
         remarks.append(
-            f"{recording.id}: {int(dead.sum()):,} of {n:,} neurons never respond in the training frames "
+            f"{recording.id}: {int(dead.sum()):,} of {n:,} neurons {NEVER} "
             f"(columns {some}{' ...' if dead.sum() > 5 else ''}); they stay, but nothing can be learned of them"
         )
     moments: list[NDArray[np.float32]] = []

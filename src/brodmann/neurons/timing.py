@@ -18,6 +18,9 @@ _TOLERANCE = 0.01
 _HELD = 2.0
 """Intervals for which a frame or sample is held at most; longer is a gap."""
 
+_FINER = {1000: "ms", 1_000_000: "us"}
+"""Units of time that stamps are written in by mistake, by their number in a second."""
+
 
 def increasing(times_s: NDArray[np.floating], *, what: str) -> NDArray[np.float64]:
     """Time stamps (n,) in seconds, refused unless they are finite and strictly increase.
@@ -78,6 +81,46 @@ def held(times_s: NDArray[np.float64], at_s: NDArray[np.float64]) -> NDArray[np.
     return np.where((index >= 0) & (age < longest * (1 - _TOLERANCE)), index, -1)
 
 
+def check_clocks(times_s: NDArray[np.float64], clock_s: NDArray[np.float64], *, what: str, where: str) -> None:
+    """Refuse time stamps that never meet the clock of the responses, or are of another unit.
+
+    Parameters
+    ----------
+    times_s : (n,) float64
+        Time stamps of the video, or of behaviour, strictly increasing.
+    clock_s : (k,) float64
+        Those of the responses.
+    what, where : str
+        What has the time stamps, and the file, for messages.
+
+    Raises
+    ------
+    Refused
+        Naming both spans, and the factor where it is that of ms.
+    """
+    span, due = (float(one[-1] - one[0]) for one in (times_s, clock_s))
+    step = interval_s(times_s)
+    odd: tuple[str, str, int] | None = None
+    if span > 0 and due > 0:
+        longer, slower = span / due, step / interval_s(clock_s)
+        for per_s, unit in _FINER.items():
+            for times, steps, whose in ((longer, slower, what), (1 / longer, 1 / slower, "the responses")):
+                # still pictures change slowly, but do not last a thousand times longer than the responses
+                if 0.1 < times / per_s < 10 and steps > per_s / 100:
+                    odd = whose, unit, per_s
+    if odd is None and times_s[-1] + _HELD * (step if span > 0 else 0) >= clock_s[0] and times_s[0] <= clock_s[-1]:
+        return
+    raise Refused(
+        f"{what} and responses of {where} should be on one clock, in seconds.",
+        found=f"{what} from {times_s[0]:.6g} to {times_s[-1]:.6g}, responses from {clock_s[0]:.6g} to "
+        f"{clock_s[-1]:.6g}.",
+        cause=f"time stamps of {odd[0]} in {odd[1]}." if odd else "two clocks that started at different times.",
+        do=f"give them in seconds: divide those of {odd[0]} by {odd[2]}."
+        if odd
+        else f"find the lag between the two clocks (from a trigger that both recorded), and add it to those of {what}.",
+    )
+
+
 def gaps(times_s: NDArray[np.float64]) -> list[tuple[int, float]]:
     """Places where samples are missing: (index of the sample before, seconds to the next)."""
     steps = np.diff(times_s)
@@ -110,10 +153,16 @@ def check_rate(found_hz: float, wanted_hz: float, *, what: str) -> None:
     if found_hz > 0 and abs(found_hz / wanted_hz - 1) <= _TOLERANCE:
         return
     factor = found_hz / wanted_hz
+    asked = f"{what} should have {wanted_hz:g} frames per second, as the recipe says."
+    found = f"{found_hz:.4g} per second, {factor:.3g} times as many."
+    for per_s, unit in _FINER.items():
+        if 0.2 < factor * per_s < 5:
+            raise Refused(
+                asked, found=found, cause=f"time stamps in {unit}.", do=f"give them in seconds: divide by {per_s}."
+            )
     raise Refused(
-        f"{what} should have {wanted_hz:g} frames per second, as the recipe says.",
-        found=f"{found_hz:.4g} per second, {factor:.3g} times as many.",
-        cause="another rate of the microscope or the camera, or time stamps in ms." if factor < 0.01 else "",
+        asked,
+        found=found,
         do=f"resample the recording, or take a recipe of its rate: --set samples.rate_hz={found_hz:.4g}. Video and "
         "behaviour of another rate than the responses need time stamps.",
     )

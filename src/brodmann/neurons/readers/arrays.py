@@ -95,12 +95,13 @@ class _Arrays:
 
     def raw(self, close: Any) -> Raw:
         """The recording; ``close`` closes its file."""
-        clock, video_s = self._clock()
         table = {name.removeprefix("trials/"): np.asarray(self.store[name][:]) for name in self._under("trials")}
+        self._check_turned(table)
+        clock, video_s = self._clock()
         spans = self._spans(table)
         behaviour, pupil = self._moves(clock, "behaviour"), self._moves(clock, "pupil")
         if clock is not None and video_s is not None:
-            shown, which = tables.on_screen(self.video, video_s, clock, spans, self.notes)
+            shown, which = tables.on_screen(self.video, video_s, clock, spans, self.notes, where=self.file)
             self.notes.extend(timing.gap_remark(video_s, what="video"))
             self.notes.extend(timing.gap_remark(clock, what="responses"))
         else:
@@ -154,6 +155,26 @@ class _Arrays:
             )
         return clock, video_s
 
+    def _check_turned(self, table: Mapping[str, Any]) -> None:
+        """Refuse responses (n, T), before anything else is said of their length."""
+        stamps = self.get("response_time_s")
+        ends = [0]
+        if {"frame", "frames"} <= set(table) and np.shape(table["frame"]) == np.shape(table["frames"]):
+            ends = np.add(table["frame"], table["frames"]).tolist() if len(table["frame"]) else [0]
+        due, of = (self.frames, "frames of video") if stamps is None else (len(stamps), "time stamps")
+        if stamps is None and "video" in table:
+            due, of = int(max(ends)), "frames that trials name"
+        other, cells = int(self.responses.shape[1]), self._under("neurons")
+        listed = int(np.shape(self.store[cells[0]])[0]) if cells and np.shape(self.store[cells[0]]) else -1
+        turned = self.length != due == other if of != "frames that trials name" else self.length < due <= other
+        if turned or (listed == self.length != other):
+            raise Refused(
+                f"responses of {self.file} should have time along the first axis.",
+                found=f"{tuple(self.responses.shape)} for {due:,} {of}"
+                + (f" and {listed:,} neurons." if listed >= 0 else "."),
+                do="save them transposed.",
+            )
+
     def _rate(self, clock: NDArray[np.float64] | None) -> float:
         said = stated_rate(self.path, self.stated)
         if said is None and "rate_hz" in self.store:
@@ -202,12 +223,6 @@ class _Arrays:
     ) -> tuple[list[tuple[int, int, Piece]], list[int]]:
         """Trials without time stamps: frame by frame as the arrays have them."""
         if spans is None or "video" not in table:
-            if self.frames != self.length and self.responses.shape[1] == self.frames:
-                raise Refused(
-                    f"responses of {self.file} should have time along the first axis.",
-                    found=f"{tuple(self.responses.shape)} for {self.frames:,} frames of video.",
-                    do="save them transposed.",
-                )
             timing.check_lengths({"video": self.frames, "responses": self.length}, where=self.file)
             spans = spans or [(0, self.length)]
             first = [start for start, _ in spans]
@@ -240,6 +255,7 @@ class _Arrays:
             raise Refused(f"{key} of {self.file} should be (T, 2).", found=f"shape {tuple(array.shape)}.")
         times = self._times("behaviour_time_s", int(array.shape[0]), key)
         if times is not None and clock is not None:
+            timing.check_clocks(times, clock, what=key, where=self.file)
             piece = picked(array, timing.held(times, clock))
             self.notes.extend(timing.gap_remark(times, what=key))
         else:

@@ -90,7 +90,7 @@ class _File:
         responses, table, clock = self._responses(video_s)
         clock = video_s if clock is None else clock
         spans, said = self._trials(clock)
-        shown, which = tables.on_screen(frames, video_s, clock, spans, self.notes)
+        shown, which = tables.on_screen(frames, video_s, clock, spans, self.notes, where=self.path.name)
         self.notes.extend(timing.gap_remark(video_s, what="video"))
         self.notes.extend(timing.gap_remark(clock, what="responses"))
         pupil = self._moving("pupil", clock, 2)
@@ -303,6 +303,7 @@ class _File:
             return None
         self._check(series)
         times = self._times(series)
+        timing.check_clocks(times, clock, what=_name(series), where=self.path.name)
         self.notes.extend(timing.gap_remark(times, what=_name(series)))
         data = series.data if len(np.shape(series.data)) == 2 else Wide(series.data)
         return picked(data, timing.held(times, clock))

@@ -116,6 +116,8 @@ def on_screen(
     response_s: NDArray[np.float64],
     spans: list[tuple[int, int]] | None,
     notes: list[str],
+    *,
+    where: str,
 ) -> tuple[list[tuple[int, int, Any]], list[int]]:
     """Trials on the clock of the responses, each with its pieces of the video.
 
@@ -128,13 +130,21 @@ def on_screen(
         Samples of the responses that make a trial; stretches without a gap if None.
     notes : list of str
         What is left out is added here.
+    where : str
+        The file, for messages.
 
     Returns
     -------
     pieces : list of (start, stop, Piece)
     rows : list of int
         Which of ``spans`` each is.
+
+    Raises
+    ------
+    Refused
+        Clocks that never meet, or of different units.
     """
+    timing.check_clocks(video_s, response_s, what="video", where=where)
     index = timing.held(video_s, response_s)
     broken = np.zeros(len(response_s), np.bool_)
     broken[[at + 1 for at, _ in timing.gaps(response_s)]] = True
