@@ -25,6 +25,9 @@ FOLDS = 5
 """Folds of pre-synaptic neurons."""
 _KNOTS = (5, 27.5, 50, 72.5, 95)
 _BLOCK = 65_536
+EVENTS = 5
+"""Connected pairs for each coefficient: with fewer, slopes and their intervals are wrong (Vittinghoff and McCulloch, Am J
+Epidemiol 165, 2007)."""
 _NEEDED = ("pre", "post", "synapses", "distance_um")
 
 
@@ -121,9 +124,56 @@ def candidates(table: AnnData, synapses: pd.DataFrame, seed: int) -> Pairs:
         z, spread[name] = standard(values[order])
         linear.append(z)
         bends += _bends(z)
-    fold = (stream(seed, "wiring folds", size).permutation(size) % FOLDS)[cluster]
     control = np.column_stack([*linear, *bends])
+    check_enough(counts[order], size, control.shape[1] + 1)
+    fold = (stream(seed, "wiring folds", size).permutation(size) % FOLDS)[cluster]
     return Pairs(pre, post, Counts(counts[order], offset, cluster), fold, control, spread, tuple(remarks))
+
+
+def check_enough(counts: Real, size: int, coefficients: int, *, fitted: bool = True) -> None:
+    """Refuse pairs too few to fit, or whose fit says that synapses of held-out neurons are impossible.
+
+    Parameters
+    ----------
+    counts : ndarray (P,) float64
+        Synapses of each pair.
+    size : int
+        Pre-synaptic neurons.
+    coefficients : int
+        Of the largest model.
+    fitted : bool
+        Whether what was fitted is finite.
+
+    Raises
+    ------
+    Refused
+        With how many there are and how many are needed.
+    """
+    connected, need = int((counts > 0).sum()), EVENTS * coefficients
+    found = (
+        f"{connected:,} connected pairs of {len(counts):,}, with {counts.sum():,.0f} synapses of {size:,} "
+        "pre-synaptic neurons"
+    )
+    if connected == len(counts):
+        raise Refused(
+            "wiring compares connected pairs with pairs that were looked at and are not connected.",
+            found=f"{found}: all are connected.",
+            do="add a row with 0 synapses for each pair of neurons that was looked at.",
+        )
+    if connected < need:
+        raise Refused(
+            f"wiring needs at least {need:,} connected pairs, {EVENTS} for each of {coefficients} coefficients.",
+            found=f"{found}.",
+            cause="too few neurons, or too few of them traced.",
+            do="give more neurons or more pairs that were looked at.",
+        )
+    if not fitted:
+        raise Refused(
+            f"wiring needs connected pairs at all distances: {need:,} at least, and more the wider the distances range.",
+            found=f"{found}; those of some neurons lie where the others have none, so that nothing can be predicted.",
+            cause="too few connected pairs for the range of distances.",
+            do="give more neurons, or leave out pairs that lie too far apart to be connected.",
+        )
 
 
 def _numbers(synapses: pd.DataFrame, name: str) -> Real:

@@ -34,6 +34,8 @@ class _Held:
     fits: list[Real]
 
 
+# numbers beyond the range of floats are refused with their cause
+@np.errstate(over="ignore", divide="ignore", invalid="ignore")
 def wiring(
     table: AnnData,
     synapses: pd.DataFrame,
@@ -82,8 +84,8 @@ def wiring(
     Usage
         A column is missing.
     Refused
-        Counts or distances that cannot be, a pair given twice, fewer than ten pre-synaptic neurons with synapses, or
-        a table that lacks rows.
+        Counts or distances that cannot be, a pair given twice, fewer than ten pre-synaptic neurons with synapses, too
+        few connected pairs, or none that are not connected.
     """
     pairs = candidates(table, synapses, seed)
     size = int(pairs.given.cluster.max()) + 1
@@ -118,6 +120,7 @@ def wiring(
     baselines["node features alone"] = metrics.estimate(own, drawn, note)
     gains["node features alone"] = metrics.estimate(value - own, draws - drawn)
     moved, slopes = _rewired(pairs, z, control, shuffles, seed)
+    _check_finite(pairs, moved, slopes)
     low, high = (float(end) for end in np.percentile(moved, [2.5, 97.5]))
     note = f"partners dealt anew at like distance, {shuffles} times; mean and 95 % band"
     baselines["rewired"] = Estimate(float(moved.mean()), low, high, note)
@@ -155,7 +158,13 @@ def _held_out(pairs: Pairs, *designs: Real) -> _Held:
         fits.append(poisson.fit(pairs.given.among(~test), design[~test]))
         expected = poisson.rate(pairs.given.among(test), design[test], fits[-1])
         result[test] = poisson.deviance(pairs.given.counts[test], expected)
+    _check_finite(pairs, result)
     return _Held(result, fits)
+
+
+def _check_finite(pairs: Pairs, *values: Real) -> None:
+    fitted = all(bool(np.isfinite(one).all()) for one in values)
+    check_enough(pairs.given.counts, int(pairs.given.cluster.max()) + 1, pairs.control.shape[1] + 1, fitted=fitted)
 
 
 def _by_distance(pairs: Pairs, control: _Held) -> float:

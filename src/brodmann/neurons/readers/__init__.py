@@ -11,7 +11,7 @@ from typing import Any
 from brodmann import atomic, caches
 from brodmann.errors import Corrupt, Refused
 from brodmann.neurons import cache, parts
-from brodmann.neurons.readers import arrays, nwb, sensorium, sidecar
+from brodmann.neurons.readers import arrays, nwb, sensorium, sidecar, synapses
 from brodmann.neurons.readers.raw import Raw
 from brodmann.neurons.readers.sidecar import Stated
 from brodmann.neurons.recipe import Recipe
@@ -64,6 +64,8 @@ def read(recipe: Recipe, data: str | Path | Sequence[str | Path], *, say: Say) -
     dealt = atomic.dumps([found.fingerprint, [table.to_dict("list") for table in tables]])
     fingerprint = hashlib.sha256(dealt.encode()).hexdigest()
     source = dataclasses.replace(found, recordings=recordings, fingerprint=fingerprint)
+    wired, said = synapses.read(source, files, home, stated)
+    source = dataclasses.replace(source, synapses=wired, remarks=[*source.remarks, *said])
     if known is None:
         for line in [*source.remarks, *(f"{one.id}: {text}" for one in recordings for text in one.remarks)]:
             say(line)
@@ -158,5 +160,8 @@ def _there(folder: Path, name: str) -> Path:
 
 def _cached(digest: Any, stated: Stated, wanted: tuple[float, int, int]) -> Path:
     """Folder of the cache: named by the bytes of the input, how they are read, and the version that read them."""
-    digest.update(atomic.dumps([dataclasses.asdict(stated), wanted, cache.VERSION]).encode())
+    about = dataclasses.asdict(stated)
+    # synapses are read apart from what is cached
+    del about["synapses"]
+    digest.update(atomic.dumps([about, wanted, cache.VERSION]).encode())
     return caches.home() / f"neurons-{digest.hexdigest()[:32]}"

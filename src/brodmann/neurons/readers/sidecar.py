@@ -114,6 +114,8 @@ class Stated:
     """Words of the data for parts -> train, valid, test, none (left out)."""
     space: str | NamedSpace | None = None
     """Space of ``to_mm`` and of columns ``x_mm, y_mm, z_mm`` of neurons."""
+    synapses: str | None = None
+    """CSV of synapses in the folder; ``synapses.csv`` by default, if it is there. See `synapses`."""
     keys: Keys = Keys()
     recordings: list[Entry] = pydantic.Field(default_factory=list)
 

@@ -24,7 +24,13 @@ Store = tuple[dict[str, Any], Callable[[], None]]
 """Arrays by name, and how to close their file."""
 
 
-def npz(path: Path, scratch: Path) -> Store:
+def group(path: Path, name: str, scratch: Path) -> Store:
+    """Arrays of one group of a ``.npz`` or ``.zarr``, without the group's name; see `npz` and `zarr`."""
+    store, close = zarr(path, groups=(name,)) if path.is_dir() else npz(path, scratch, under=f"{name}/")
+    return {key.removeprefix(f"{name}/"): one for key, one in store.items() if key.startswith(f"{name}/")}, close
+
+
+def npz(path: Path, scratch: Path, *, under: str = "") -> Store:
     """Arrays of an archive of numpy: mapped in place, or unpacked once into a nameless file if they are compressed.
 
     Parameters
@@ -32,6 +38,8 @@ def npz(path: Path, scratch: Path) -> Store:
     path : Path
     scratch : Path
         Folder for what has to be unpacked; nothing is left there.
+    under : str
+        Only arrays whose names begin like this; without it, all but synapses, which are read apart.
 
     Raises
     ------
@@ -52,6 +60,8 @@ def npz(path: Path, scratch: Path) -> Store:
                 info.filename.removesuffix(".npy"): _member(archive, info, path, scratch, opened)
                 for info in archive.infolist()
                 if info.filename.endswith(".npy")
+                and info.filename.startswith(under)
+                and (under or not info.filename.startswith("synapses/"))
             }
         return arrays, close
     except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
@@ -97,8 +107,8 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, scratch
     return np.memmap(file, kind, mode="r", offset=start, shape=shape, order="F" if fortran else "C")
 
 
-def zarr(path: Path) -> Store:
-    """Arrays of a zarr group and of its groups ``trials`` and ``neurons``.
+def zarr(path: Path, *, groups: tuple[str, ...] = ("trials", "neurons")) -> Store:
+    """Arrays of a zarr group and of some of its groups.
 
     Raises
     ------
@@ -115,7 +125,7 @@ def zarr(path: Path) -> Store:
             warnings.simplefilter("ignore")
             root: Any = library.open_group(str(path), mode="r")
             found: dict[str, Any] = dict(root.arrays())
-            for group in ("trials", "neurons"):
+            for group in groups:
                 if group in root and hasattr(root[group], "arrays"):
                     found |= {f"{group}/{name}": array for name, array in root[group].arrays()}
             for name, array in found.items():
