@@ -46,7 +46,7 @@ def fit(recipe: Positional[str], *, data: str, out: Path, set: Changes = (), thr
 
     Args:
         recipe: Name (see `brodmann recipes`) or a .toml file.
-        data: Folder or file of sections, or 'phantom'.
+        data: Folder or file of sections, cells or recordings, or 'phantom'.
         out: Run folder.
         set: Changes to the recipe, e.g. fit.steps=300 seed=1.
         threads: Threads that read batches ahead.
@@ -66,7 +66,7 @@ def embed(run: Positional[Path], *, data: str | None = None, controls: bool = Tr
 
     Args:
         run: A trained run folder.
-        data: Other data than the run was trained on.
+        data: Other sections, cells or recordings than the run was trained on, in any form that `fit` takes.
         controls: Also make the control features (untrained encoder, hand-made statistics, profiles).
     """
     from brodmann import verbs
@@ -152,7 +152,7 @@ def pipeline(
 
     Args:
         recipe: Name (see `brodmann recipes`) or a .toml file.
-        data: Folder or file of sections, or 'phantom'.
+        data: Folder or file of sections, cells or recordings, or 'phantom'.
         out: Run folder.
         set: Changes to the recipe, e.g. fit.steps=300 seed=1.
         target: A label column: areas to read out of unseen tissue; with --k, what domains are compared with.
@@ -180,11 +180,11 @@ def convert(layout: Positional[Literal["fnn"]], file: Positional[Path], *, out: 
 
 
 def validate(data: Positional[Path], *, picture: Path | None = None) -> int:
-    """Inspect data before spending time on them: pixel size, space, axes, stain, damaged files; one screen.
+    """Inspect data before spending time: sections (pixels, space, stain), cells, recordings; damage; one screen.
 
     Args:
-        data: Folder or file.
-        picture: Where to write a contact sheet with axes and scale bar.
+        data: Folder or file of sections, cells or recordings.
+        picture: Where to write a contact sheet with scale bar; of recordings frames of video and responses.
     """
     from brodmann.inspection import validate as inspect
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from brodmann.space import Space
 if TYPE_CHECKING:
     from brodmann.cells.source import Source as Cells
     from brodmann.maps.labels import Picture
+    from brodmann.neurons.source import Source as Recordings
 
 _WORDS = {
     "r": "right",
@@ -46,7 +48,7 @@ class Report:
         What looks odd, and what to do.
     skipped : list of (str, str)
         Files left out, and why.
-    source : Source (of patches or of cells) or None
+    source : Source (of patches, cells or neurons) or None
         The opened data; None when refused.
     """
 
@@ -56,7 +58,7 @@ class Report:
     facts: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     concerns: list[str] = field(default_factory=list[str])
     skipped: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    source: Source | Cells | None = None
+    source: Source | Cells | Recordings | None = None
 
     @property
     def exit_code(self) -> int:
@@ -78,7 +80,7 @@ class Report:
     def picture(self, path: str | Path, *, limit: int = 20) -> Path:
         """Write a contact sheet: sections with outline of tissue, 1-mm bar, and where the space's axes point.
 
-        Cells are drawn by their density.
+        Cells are drawn by their density; of recordings frames of video and a raster of responses are shown.
 
         Parameters
         ----------
@@ -95,14 +97,20 @@ class Report:
         from brodmann.errors import Refused
 
         if self.source is None:
-            raise Refused(f"a picture of {self.name} needs readable sections.", found="none.")
+            raise Refused(
+                f"a picture of {self.name} needs readable data.", found="none.", do=dict(self.facts).get("look", "")
+            )
+        if self.reader == "recordings":
+            from brodmann.neurons import sheet
+
+            return sheet.draw(cast("Recordings", self.source), Path(path))
         drawn: list[Any] = []
         if isinstance(self.source, Source):
             drawn = list(self.source.sections)
         else:
             from brodmann.cells import pictures
 
-            drawn = list(pictures(self.source))
+            drawn = list(pictures(cast("Cells", self.source)))
         guessed = " (unit arbitrary)" if getattr(self.source, "unit", "um") == "arbitrary" else ""
         return _contact_sheet(self.source.name + guessed, self.source.space, drawn, Path(path), limit)
 
@@ -110,13 +118,14 @@ class Report:
 def validate(path: str | Path) -> Report:
     """Open a data set as `brodmann.fit` would, and say what it is and what looks odd.
 
-    Every section is read once at low magnification, so files that only break when decoded are found too. Cells are
-    converted into the cache, which `brodmann.fit` then uses.
+    Every section is read once at low magnification, so files that only break when decoded are found too. Cells and
+    recordings are converted into the cache, which `brodmann.fit` then uses.
 
     Parameters
     ----------
     path : path
-        Folder of sections, one image, or ``sections.json``; or cells in any form that `brodmann.cells.open` reads.
+        Folder of sections, one image, or ``sections.json``; or cells or recordings in any form that
+        `brodmann.cells.open` or `brodmann.neurons.open` reads.
 
     Returns
     -------
@@ -126,21 +135,26 @@ def validate(path: str | Path) -> Report:
     Raises
     ------
     NoRoom, Unwritable
-        The cache of cells cannot be written, which is no fault of the data.
+        The cache cannot be written, which is no fault of the data.
     """
     from brodmann.patches import readers
 
-    path = Path(path)
+    # "." and "data/.." have names, too
+    path = Path(path).absolute() if Path(path).exists() else Path(path)
+    if path.name.partition(":")[0] == "phantom" and not path.exists():
+        return _phantom(path.name)
     try:
-        images, cells = _kinds(path)
+        images, cells, recordings = _kinds(path)
     except OSError as error:
         return Report(path.name, "none", "refused", concerns=[str(error)])
+    if recordings:
+        return _looked(path, "recordings")
     if cells and not images:
-        return _cells(path)
+        return _looked(path, "cells")
     try:
         source = readers.read(path)
     except (BrodmannError, OSError) as error:
-        if cells and (found := _cells(path)).source is not None:
+        if cells and (found := _looked(path, "cells")).source is not None:
             found.facts.append(("note", "images beside the cells are not read as sections; cells are"))
             return found
         return Report(path.name, "none", "refused", concerns=[str(error)])
@@ -170,9 +184,10 @@ def validate(path: str | Path) -> Report:
     return report
 
 
-def _kinds(path: Path) -> tuple[bool, bool]:
-    """Whether a path holds images, and whether it holds cells. Tables beside images are points, not cells."""
+def _kinds(path: Path) -> tuple[bool, bool, bool]:
+    """Whether a path holds images, cells, recordings. Tables beside images are points, beside recordings synapses."""
     from brodmann.cells.readers import SUFFIXES as TABLES
+    from brodmann.neurons.readers import holds_recordings
     from brodmann.patches.readers import SUFFIXES as IMAGES
     from brodmann.patches.readers import UNREAD
 
@@ -185,27 +200,38 @@ def _kinds(path: Path) -> tuple[bool, bool]:
     present = [one for one in (path.iterdir() if folder else [path]) if not one.name.startswith(".")]
     tables = [one for one in present if table(one)]
     endings = {one.suffix.lower() for one in present if one not in tables}
-    images = bool(endings & {*IMAGES, *UNREAD} - {".gz"}) or any(one.name == "sections.json" for one in present)
-    return images, any(not (images and ".csv" in one.suffixes) for one in tables)
+    sections = any(one.name == "sections.json" for one in present)
+    images = bool(endings & {*IMAGES, *UNREAD} - {".gz"}) or sections
+    recordings = holds_recordings(path) and not sections
+    return images, any(not (images and ".csv" in one.suffixes) for one in tables), recordings
 
 
-def _cells(path: Path) -> Report:
-    """Verdict on cells."""
-    from brodmann import cells
-    from brodmann.cells import verdict
-
+def _looked(path: Path, what: Literal["cells", "recordings"]) -> Report:
+    """Verdict on cells or recordings."""
+    verdict: Any = importlib.import_module(f"brodmann.{'cells' if what == 'cells' else 'neurons'}.verdict")
     try:
-        source = cells.open(cells.Recipe(), path)
+        source, looked = verdict.opened(path)
+        report = Report(source.name, what, "good", skipped=list(source.skipped), source=source)
+        report.facts, report.concerns = verdict.facts(source, looked), verdict.doubts(source, looked)
     except (NoRoom, Unwritable):
         raise
     except (BrodmannError, OSError) as error:
-        return Report(path.name, "cells", "refused", concerns=[str(error)])
-    looked = verdict.measured(source)
-    report = Report(source.name, "cells", "good", skipped=list(source.skipped), source=source)
-    report.facts, report.concerns = verdict.facts(source, looked), verdict.doubts(source, looked)
+        return Report(path.name, what, "refused", concerns=[str(error)])
     if report.concerns or report.skipped:
         report.verdict = "usable"
     return report
+
+
+def _phantom(name: str) -> Report:
+    """What to say of the data that the program makes by itself."""
+    facts = [
+        ("made by", "the program, from a seed: no file to check, and all that is planted is known (phantom.truth)"),
+        ("sections", "brodmann fit patches-tiny --data phantom:brains=4 --out RUN (phantom.sections has the settings)"),
+        ("cells", "brodmann fit cells-tiny --data phantom:brains=2 --out RUN (phantom.transcripts)"),
+        ("neurons", "brodmann fit neurons-tiny --data phantom:animals=3 --out RUN (phantom.recordings)"),
+        ("look", "from brodmann import phantom; phantom.write(phantom.sections(), 'FOLDER'); then validate FOLDER"),
+    ]
+    return Report(name, "phantom", "good", facts)
 
 
 def _describe(report: Report, source: Source, dark: Counter[bool]) -> None:
@@ -362,7 +388,6 @@ def _show(axis: Any, section: Any, space: Space, bar: float) -> None:
     through = np.cross(right, up)
     if space.name != "unregistered":
         blue = "#2040c0"
-        # The arrow runs from the word (tip) back to the corner in matplotlib's terms, hence "<-".
         arrow: dict[str, Any] = {"arrowprops": {"arrowstyle": "<-", "color": blue}, "color": blue, "fontsize": 6}
         arrow |= {"xycoords": "axes fraction", "ha": "center", "va": "center"}
         for word, tip in ((_axis_word(right, space), (0.3, 0.08)), (_axis_word(up, space), (0.08, 0.32))):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -36,6 +37,14 @@ class Measured:
     cells: int
     nearest_um: float
     stretch: tuple[float, float]
+
+
+def opened(path: Path) -> tuple[Source, list[Measured]]:
+    """Open cells as `brodmann.cells.open` does, and measure them."""
+    from brodmann import cells
+
+    source = cells.open(cells.Recipe(), path)
+    return source, measured(source)
 
 
 def measured(source: Source) -> list[Measured]:

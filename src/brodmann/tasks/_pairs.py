@@ -26,8 +26,8 @@ FOLDS = 5
 _KNOTS = (5, 27.5, 50, 72.5, 95)
 _BLOCK = 65_536
 EVENTS = 5
-"""Connected pairs for each coefficient: with fewer, slopes and their intervals are wrong (Vittinghoff and McCulloch, Am J
-Epidemiol 165, 2007)."""
+"""Connected pairs for each coefficient: with fewer, slopes and their intervals are wrong (Vittinghoff and McCulloch,
+Am J Epidemiol 165, 2007)."""
 _NEEDED = ("pre", "post", "synapses", "distance_um")
 
 
@@ -169,7 +169,7 @@ def check_enough(counts: Real, size: int, coefficients: int, *, fitted: bool = T
         )
     if not fitted:
         raise Refused(
-            f"wiring needs connected pairs at all distances: {need:,} at least, and more the wider the distances range.",
+            f"wiring needs connected pairs at all distances: at least {need:,}, and more where distances range widely.",
             found=f"{found}; those of some neurons lie where the others have none, so that nothing can be predicted.",
             cause="too few connected pairs for the range of distances.",
             do="give more neurons, or leave out pairs that lie too far apart to be connected.",

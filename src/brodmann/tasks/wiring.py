@@ -15,7 +15,7 @@ from brodmann.samples import stream
 from brodmann.tasks import _metrics as metrics
 from brodmann.tasks import _poisson as poisson
 from brodmann.tasks import _rows
-from brodmann.tasks._pairs import FOLDS, Pairs, candidates, similarity, standard
+from brodmann.tasks._pairs import FOLDS, Pairs, candidates, check_enough, similarity, standard
 from brodmann.tasks._poisson import Counts
 from brodmann.tasks._score import Estimate, Score
 

@@ -12,15 +12,79 @@ from brodmann import atomic, caches
 from brodmann.errors import Corrupt, Refused
 from brodmann.neurons import cache, parts
 from brodmann.neurons.readers import arrays, nwb, sensorium, sidecar, synapses
-from brodmann.neurons.readers.raw import Raw
+from brodmann.neurons.readers.raw import Raw, stated_rate
 from brodmann.neurons.readers.sidecar import Stated
 from brodmann.neurons.recipe import Recipe
 from brodmann.neurons.source import Source
 from brodmann.progress import Say
 
-__all__ = ["read"]
+__all__ = ["SUFFIXES", "Look", "holds_recordings", "look", "read"]
 
 SUFFIXES = (".nwb", ".npz", ".zarr")
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What the head of a recording's file says, before anything is converted.
+
+    Parameters
+    ----------
+    file : str
+    kind : str
+        Such as "npz".
+    rate_hz : float
+    rate_from : str
+        How it is known, in words.
+    size : tuple of int
+        Height and width of the video, px.
+    named_clips, named_parts : bool
+        Whether the data say which trials show one video, and which part a trial has.
+    stamped : bool
+        Whether video was brought to the clock of the responses by time stamps.
+    """
+
+    file: str
+    kind: str
+    rate_hz: float
+    rate_from: str
+    size: tuple[int, int]
+    named_clips: bool
+    named_parts: bool
+    stamped: bool
+
+
+def look(data: str | Path) -> list[Look]:
+    """Heads of the recordings of a path, without those that cannot be opened.
+
+    Raises
+    ------
+    Refused
+        Nothing there, or no recordings.
+    """
+    files, _, stated = _resolve(data)
+    found: list[Look] = []
+    for path in files:
+        try:
+            raw = _opened(path, stated, caches.home())
+        except (Refused, Corrupt):
+            continue
+        try:
+            shape = raw.trials[0].video(0, 1).shape[1:] if raw.trials else (0, 0)
+            # colours may come first
+            height, width = shape[1:] if len(shape) == 3 and shape[-1] > 4 else shape[:2]
+            stamps = raw.resampled or path.suffix == ".nwb"
+            says = "from its time stamps" if stamps else "rate_hz in the file"
+            says = "that of all Sensorium sets" if sensorium.is_folder(path) else says
+            says = says if stated_rate(path, stated) is None else f"stated in {sidecar.NAME}"
+            named = (any(trial.clip for trial in raw.trials), any(trial.part for trial in raw.trials))
+            kind = path.suffix.removeprefix(".") or "Sensorium"
+            found.append(Look(path.name, kind, raw.rate_hz, says, (int(height), int(width)), *named, raw.resampled))
+        except (OSError, ValueError, RuntimeError):
+            # reading it all names the damage
+            continue
+        finally:
+            raw.close()
+    return found
 
 
 def read(recipe: Recipe, data: str | Path | Sequence[str | Path], *, say: Say) -> Source:
@@ -149,6 +213,24 @@ def _is_recording(path: Path) -> bool:
     if path.name.startswith("."):
         return False
     return path.suffix in SUFFIXES or sensorium.is_folder(path)
+
+
+def holds_recordings(path: Path) -> bool:
+    """Whether a path is a recording, or a folder of such; a ``.zarr`` may also hold images or cells."""
+
+    def one(path: Path) -> bool:
+        if path.suffix != ".zarr" or not path.is_dir():
+            return _is_recording(path)
+        names = {entry.name for entry in path.iterdir()}
+        return "responses" in names or ("video" in names and not names & {"obs", "tables", "table"})
+
+    if path.name.endswith(sidecar.NAME):
+        return path.is_file()
+    if not path.is_dir() or one(path):
+        return path.exists() and one(path)
+    if path.suffix == ".zarr":
+        return False
+    return (path / sidecar.NAME).is_file() or any(one(entry) for entry in path.iterdir())
 
 
 def _there(folder: Path, name: str) -> Path:
