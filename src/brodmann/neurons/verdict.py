@@ -24,7 +24,8 @@ _BLOCKS, _FRAMES = 64, 256
 _SAME = 0.01
 _OWN = {"id", "subject", "section", "unit", "x_um", "y_um", "x_mm", "y_mm", "z_mm"}
 _ODD = re.compile(
-    r"^(?!.*dealt by time).*(gap|missing|not recorded|left out|cannot be had|no (train|valid|test) frames|not known|several videos|cut to it)"
+    r"^(?!.*dealt by time).*(gap|missing|not recorded|left out|cannot be had|no (train|valid|test) frames|not known|"
+    r"several videos|cut to it)"
 )
 """Remarks that matter; others are notes."""
 _REPEATS, _MINUTES = 4, 5.0
