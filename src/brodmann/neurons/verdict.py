@@ -21,7 +21,7 @@ from brodmann.progress import Say
 
 _BLOCKS, _FRAMES = 64, 256
 """Responses are described from so many blocks of so many frames."""
-_SAME = 0.01
+_SAME, _SLOWEST_HZ = 0.01, 0.2
 _OWN = {"id", "subject", "section", "unit", "x_um", "y_um", "x_mm", "y_mm", "z_mm"}
 _ODD = re.compile(
     r"^(?!.*dealt by time).*(gap|missing|not recorded|left out|cannot be had|no (train|valid|test) frames|not known|"
@@ -94,6 +94,8 @@ def opened(path: Path) -> tuple[Source, list[Measured]]:
         rate_hz, height, width = kinds[0]
         if min(height, width) < 8:
             raise Refused("videos should have at least 8 x 8 px.", found=f"{height} x {width} in {heads[0].file}.")
+        # slower than any microscope: time stamps of another unit, which the reader refuses with the remedy
+        rate_hz = rate_hz if rate_hz > _SLOWEST_HZ else wanted.rate_hz
         wanted = Clips(rate_hz=rate_hz, height_px=height, width_px=width)
     source = open_source(Recipe(samples=wanted), path, say=Say(quiet=True))
     named = {one.file: one for one in heads}
