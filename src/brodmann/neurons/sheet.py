@@ -43,7 +43,8 @@ def draw(source: Source, path: Path) -> Path:
 def _recording(figure: Any, one: Recording) -> None:
     """Frames at even distances over the first seconds of training, and what was answered in them."""
     trials = one.trials[one.trials["part"] == "train"]
-    trials = (trials if len(trials) else one.trials).sort_values("frame")
+    trials = trials if len(trials) else one.trials
+    trials = trials.iloc[np.argsort(np.asarray(trials["frame"]), kind="stable")]
     wanted = max(round(_WINDOW_S * one.rate_hz), 2)
     spans = [
         (np.arange(frame, frame + count), np.arange(video, video + count))

@@ -16,7 +16,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -104,7 +104,7 @@ def _whole(files: Sequence[Path], home: Path) -> bool:
 def _csv(path: Path, source: Source, remarks: list[str], *, part: bool) -> pd.DataFrame:
     if path.stat().st_size > LIMIT_BYTES:
         raise Refused(f"{path.name} should have at most {LIMIT_BYTES:,} bytes.", found=f"{path.stat().st_size:,}.")
-    names = dict.fromkeys(("pre", "post", "recording"), str)
+    names: Any = dict.fromkeys(("pre", "post", "recording"), str)
     try:
         # a neuron may be called NA
         table = pd.read_csv(path, dtype=names, keep_default_na=False)
@@ -162,9 +162,10 @@ def _checked(table: pd.DataFrame, where: str) -> pd.DataFrame:
     for name in ("synapses", *NUMBERS):
         if name not in table:
             continue
-        values = pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64, na_value=np.nan)
+        given = cast("pd.Series", table[name])
+        values = cast("pd.Series", pd.to_numeric(given, errors="coerce")).to_numpy(np.float64, na_value=np.nan)
         count = name == "synapses"
-        blank = table[name].isna().to_numpy() | (table[name].astype(str).str.strip() == "").to_numpy()
+        blank = np.array([text.strip() in {"", "nan"} for text in given.astype(str).tolist()], np.bool_)
         wrong = ~np.isfinite(values) & (~blank | count)
         wrong |= values < 0
         if count:
@@ -184,28 +185,29 @@ def _checked(table: pd.DataFrame, where: str) -> pd.DataFrame:
 
 def _named(table: pd.DataFrame, source: Source, where: str, remarks: list[str], *, part: bool) -> pd.DataFrame:
     """Pairs of neurons that are there; others are refused, unless it is known why they are missing."""
-    known = pd.Index(source.neurons["id"])
-    strange = pd.Series(~(table["pre"].isin(known) & table["post"].isin(known)).to_numpy(), index=table.index)
+    known = set(source.neurons["id"].tolist())
+    ends = [table[side].astype(str).tolist() for side in ("pre", "post")]
+    strange = np.array([not known >= {*pair} for pair in zip(*ends, strict=True)], np.bool_)
     if not strange.any():
         return table
     left = {name for name, _ in source.skipped}
     recordings = tuple(f"{one.id}/" for one in source.recordings)
-    every = pd.unique(pd.concat([table.loc[strange, "pre"], table.loc[strange, "post"]]))
-    absent = [name for name in every if name not in known and name not in left]
+    absent = [name for name in dict.fromkeys([*ends[0], *ends[1]]) if name not in known and name not in left]
     # of a folder's recordings some may have been skipped, or only one was asked for
-    unknown = [name for name in absent if not part or str(name).startswith(recordings)]
+    unknown = [name for name in absent if not part or name.startswith(recordings)]
     if unknown:
-        near = difflib.get_close_matches(str(unknown[0]), [str(name) for name in known[:20_000]], n=1)
+        first = [str(name) for name in source.neurons["id"].tolist()[:20_000]]
+        near = difflib.get_close_matches(unknown[0], first, n=1)
         raise Refused(
             f"neurons of {where} should be neurons of the recordings, written recording/neuron.",
             found=f"{len(unknown):,} that are not there, e.g. '{unknown[0]}'.",
             cause="the recording's name is missing, or its neurons were given no names (neurons/id)."
-            if "/" not in str(unknown[0])
+            if "/" not in unknown[0]
             else "",
-            do=f"a neuron's name is its id in the feature table, such as '{near[0] if near else known[0]}'.",
+            do=f"a neuron's name is its id in the feature table, such as '{near[0] if near else first[0]}'.",
         )
     remarks.append(f"{int(strange.sum()):,} of {len(table):,} pairs of {where} have a neuron that was left out")
-    return table[~strange].reset_index(drop=True)
+    return table.iloc[np.flatnonzero(~strange)].reset_index(drop=True)
 
 
 def _placed(table: pd.DataFrame, source: Source, remarks: list[str]) -> pd.DataFrame:
