@@ -122,6 +122,7 @@ class NeuronSamples:
                 self.kept.append(Kept(recording, own - recording.rows.start, int(bounds[0])))
         self.rows: NDArray[np.int64] = rows
         self.order: tuple[int, ...] = tuple(range(len(self.kept)))
+        self._told: tuple[str, ...] = ()
         names = source.neurons["section"].to_numpy(dtype=object)[rows]
         self.section_count = len(set(names.tolist()))
         key = [source.fingerprint, plain(recipe)["samples"], plain(recipe)["split"], part, len(rows)]
@@ -146,9 +147,9 @@ class NeuronSamples:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Neurons that never answer while the network learns, recording by recording."""
+        """Neurons that never answer while the network learns, recording by recording; then what a model remarked."""
         every = [text for one in self.kept for text in statistics.of(one.recording).remarks]
-        return tuple(text for text in every if statistics.NEVER in text)
+        return (*(text for text in every if statistics.NEVER in text), *self._told)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -195,7 +196,7 @@ class NeuronSamples:
     def ordered(self, order: Sequence[int], remarks: Sequence[str] = ()) -> NeuronSamples:
         """These samples, with the numbers that a model gives to their recordings, and what it remarks on them."""
         other = copy.copy(self)
-        other.order, other.remarks = tuple(order), (*self.remarks, *remarks)
+        other.order, other._told = tuple(order), (*self._told, *remarks)
         return other
 
     def read(self, rows: NDArray[np.int64]) -> Batch:
