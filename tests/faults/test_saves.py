@@ -441,7 +441,7 @@ start = int(total.read_text().split()[0]) if total.exists() else 0
 value = int(total.read_text().split()[1]) if total.exists() else 0
 atomic.rewrite(log, [r for r in atomic.lines(log) if r["step"] < start])
 (folder / "pid").write_text(str(__import__("os").getpid()))
-for step in range(start, 5000):
+for step in range(start, 20000):
     value = zlib.crc32(f"{value}/{step}".encode())
     atomic.append(log, {"step": step, "value": value}, durable=False)
     if (step + 1) % 5 == 0:
