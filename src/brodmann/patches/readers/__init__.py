@@ -184,7 +184,7 @@ def _holds_cells(folder: Path, file: str | None) -> bool:
 
 def _holds_recordings(folder: Path, file: str | None) -> bool:
     """Whether these are data of the third system."""
-    files = [folder / file] if file is not None else list(folder.iterdir())
+    files = [folder / file] if file is not None else [folder, *folder.iterdir()]
     return any(
         path.name.endswith((".nwb", "recordings.json")) or (path / "data" / "responses").is_dir() for path in files
     )
