@@ -138,6 +138,8 @@ def main() -> None:
                             )
                             for domain in domains
                         ]  # fmt: skip
+    if "foundation" not in asked.methods:
+        return
     score = transfer.transfer(points)
     score.save(asked.out)
     Console(width=140).print(score.table())
