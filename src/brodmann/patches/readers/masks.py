@@ -53,12 +53,12 @@ def points(
             found=f"{mask.shape[1]} x {mask.shape[0]} pixels, {across:.3g} um wide and {down:.3g} um high.",
             cause="a mask of another section, or a cropped or turned copy.",
         )
-    present = np.unique(mask)
-    other = [int(label) for label in present if label not in {0, *cortex, *white}]
-    field = ribbon(mask, (across * down) ** 0.5, cortex=cortex, white=white, cut=other)
+    pixel_um = (across * down) ** 0.5
+    other = [int(label) for label in np.unique(mask) if label not in {0, *cortex, *white}]
+    field = ribbon(mask, pixel_um, cortex=cortex, white=white, cut=other)
     table = midline(field, spacing_mm=SPACING_MM)
-    table["x_um"] *= across / (across * down) ** 0.5
-    table["y_um"] *= down / (across * down) ** 0.5
+    table["x_um"] *= across / pixel_um
+    table["y_um"] *= down / pixel_um
     # in the section, where planted and measured curvatures are those of the surface
     table["bend"] = table["curvature"]
     kept = ["x_um", "y_um", "angle_deg", "thickness_mm", "bend", "line", "along_mm"]
