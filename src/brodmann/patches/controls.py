@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from brodmann import compute
@@ -32,6 +33,23 @@ def controls(recipe: Recipe, samples: PatchSamples) -> dict[str, Control]:
         found["profile"] = _on_density(baselines.profile)
         found["profile_sd"] = _on_density(baselines.profile_sd)
     return found
+
+
+def dark_area(batch: Batch) -> NDArray[np.float32]:
+    """Mean density, and fraction of pixels darker than halfway from the ground to the section's mean stain: ``(n, 2)``.
+
+    The least that a count of cells must beat: more cells, more dark. Colours are averaged. Not among `controls`, because
+    `baselines.statistics` hold as much and more; put it into a table as ``obsm["baseline_dark area"]``.
+
+    Parameters
+    ----------
+    batch : mapping
+        As `PatchSamples.read` gives it.
+    """
+    density = views.density(batch["image"], batch["level"])
+    mean, sd = (batch["level"][:, k, :, None, None] for k in (1, 2))
+    dark = (density > -0.5 * mean / sd).float()
+    return torch.stack([part.mean(dim=(1, 2, 3)) for part in (density, dark)], dim=1).numpy()
 
 
 def _on_density(describe: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Control:
