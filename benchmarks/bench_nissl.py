@@ -50,7 +50,7 @@ def main() -> None:
     if tables is None:
         sys.exit("Time is up; the same command goes on.")
     first = tables["SpatialNCE"][0][0]
-    about(source, first, asked.seeds)
+    about(asked.data, first, asked.seeds)
     for target, (unit, measured) in TARGETS.items():
         scores = {
             name: [deviation(own, target, TILE, measured=measured) for own in every] for name, every in tables.items()
@@ -67,8 +67,8 @@ def trained(source: Source, out: Path, seeds: list[int], until: float) -> dict[s
     ])  # fmt: skip
     ids = samples.places["id"].astype(str).tolist()
     found: dict[str, list[list[ad.AnnData]]] = {}
-    for name, recipe in RECIPES.items():
-        for seed in seeds:
+    for seed in seeds:
+        for name, recipe in RECIPES.items():
             own: list[ad.AnnData] = []
             for fold in range(samples.section_count):
                 path = out / f"{recipe}-tile{fold}-seed{seed}"
@@ -85,22 +85,23 @@ def trained(source: Source, out: Path, seeds: list[int], until: float) -> dict[s
     return found
 
 
-def about(source: Source, table: ad.AnnData, seeds: list[int]) -> None:
+def about(folder: Path, table: ad.AnnData, seeds: list[int]) -> None:
     obs, recipe = table.obs, verbs.recipe("patches-nissl")
-    print(
-        f"brodmann {brodmann.__version__}, {time.strftime('%Y-%m-%d')}; {platform.machine()}, torch {torch.__version__},"
-    )
-    print(f"{torch.get_num_threads()} thread(s). {len(obs)} crops of {obs['section'].nunique()} tiles ({source.name}),")
-    print(
-        f"{recipe.samples.size_px} px at {recipe.samples.pixel_um} um, {recipe.fit.steps} steps of {recipe.fit.batch}, seeds"
-    )
-    print(f"{seeds}. Licence of the tiles: {rat_nissl.LICENSE}; {rat_nissl.CITATION}.")
-    print("\n| tile | cells by hand | mean area, um2 | cyto2 | v2 |\n|---|---|---|---|---|")
-    for name, own in obs.groupby("section", observed=True):
-        tiled = own[apart(own)]
-        sums = [f"{tiled[column].sum():.0f}" for column in ("count", "count_cyto2", "count_v2")]
-        area = np.average(tiled["area_um2"].fillna(0), weights=tiled["count"])
-        print(f"| {name} | {sums[0]} | {area:.0f} | {sums[1]} | {sums[2]} |")
+    size, fit = recipe.samples, recipe.fit
+    print(f"brodmann {brodmann.__version__}, {time.strftime('%Y-%m-%d')}; {platform.machine()}, torch")
+    print(f"{torch.__version__}, {torch.get_num_threads()} thread(s). {len(obs)} crops of {obs['section'].nunique()}")
+    print(f"tiles ({folder.name}), {size.size_px} px at {size.pixel_um} um; {fit.steps} steps of {fit.batch}.")
+    print(f"Seeds {seeds}. Licence of the tiles: {rat_nissl.LICENSE}; {rat_nissl.CITATION}.")
+    every = rat_nissl.cells(folder)
+    models = [by for by in rat_nissl.MODELS if (every["by"] == by).any()]
+    print("\n| tile | cells by hand, mean area | " + " | ".join(f"{by}, mean area" for by in models))
+    print("|---|---|" + "---|" * len(models))
+    for name, own in every.groupby("section"):
+        shown = []
+        for by in (rat_nissl.HAND, *models):
+            held = own[own["by"] == by]
+            shown.append(f"{len(held)}, {held.loc[held['whole'], 'area_um2'].mean():.0f} um2")
+        print(f"| {name} | {' | '.join(shown)} |")
 
 
 def apart(obs: pd.DataFrame) -> np.ndarray:
@@ -117,12 +118,10 @@ def mean(estimates: list[Estimate]) -> str:
 def report(target: str, unit: str, scores: dict[str, list[Score]]) -> None:
     any_ = next(iter(scores.values()))[0]
     print(f"\n### {target}: mean absolute error, {unit}\n")
-    print(
-        f"n {any_.n:,} held-out crops of {any_.n_groups} tiles; truth {any_.truth.mean():.1f}, SD {any_.truth.std():.1f}.\n"
-    )
-    print(
-        f"| row | MAE, {unit} | 95 % | sd | MAE, % of truth | 95 % | {' | '.join(f'{one} minus it' for one in scores)} |"
-    )
+    print(f"n {any_.n:,} held-out crops of {any_.n_groups} tiles; truth {any_.truth.mean():.1f}, SD")
+    print(f"{any_.truth.std():.1f}.\n")
+    gains = " | ".join(f"{one} minus it" for one in scores)
+    print(f"| row | MAE, {unit} | 95 % | sd | MAE, % of truth | 95 % | {gains} |")
     print("|---|---|---|---|---|---|" + "---|" * len(scores))
     for name, own in scores.items():
         value = [Estimate(one.value, *one.interval) for one in own]
@@ -137,9 +136,9 @@ def report(target: str, unit: str, scores: dict[str, list[Score]]) -> None:
         gains = [signed([one.gains[rival] for one in every]) for every in scores.values()]
         print(row(shown(rival), value, share, gains))
     for name, own in scores.items():
-        print(
-            f"\n{name}: R^2 {np.mean([one.more['R^2'].value for one in own]):.2f}; bias {mean([one.more['bias'] for one in own])}."
-        )
+        told = np.mean([one.more["R^2"].value for one in own])
+        print(f"\n{name}: R^2 {told:.2f}; bias | 95 %: {mean([one.more['bias'] for one in own])}.")
+    print()
     for remark in dict.fromkeys(text for own in scores.values() for one in own for text in one.remarks):
         print(f"- {remark}")
 

@@ -1,4 +1,4 @@
-"""Made-up tiles in the layout of `brodmann.datasets.rat_nissl`: discs of cells, and labels by hand and by two models."""
+"""Made-up tiles in the layout of `brodmann.datasets.rat_nissl`: discs as cells, labels by hand and by two models."""
 
 from __future__ import annotations
 

@@ -6,12 +6,12 @@ import shutil
 
 import numpy as np
 import pytest
-from nissltiles import PIXEL_UM, draw, save, write
 
 from brodmann import splits, verbs
 from brodmann.datasets import rat_nissl
 from brodmann.errors import Corrupt, Refused
 from brodmann.settings import Split
+from nissltiles import PIXEL_UM, draw, save, write
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_foreign_and_damaged_folders_are_refused(folder, planted, tmp_path, monk
     with pytest.raises(Refused, match="fit into a tile of 177 um"):
         rat_nissl.open(home, crop_um=200.0)
     monkeypatch.setitem(rat_nissl.SHA256, name, {"GT": "0" * 64})
-    with pytest.raises(Corrupt, match="GT/FAKE.* SHA-256 0000"):
+    with pytest.raises(Corrupt, match=r"GT/FAKE.* SHA-256 0000"):
         rat_nissl.open(home)
     monkeypatch.delitem(rat_nissl.SHA256, name)
     (home / "v2" / name).write_bytes(b"II*\0 cut short")

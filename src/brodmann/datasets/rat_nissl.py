@@ -120,7 +120,8 @@ def open(folder: str | Path, *, crop_um: float = CROP_UM, step_um: float | None 
     every = cells(folder)
     digest = hashlib.sha256(source.fingerprint.encode())
     for section in cast("list[ImageSection]", source.sections):
-        points = _crops(section, every[every["section"] == section.id], crop_um, step_um or crop_um / 4)
+        own = cast("pd.DataFrame", every[every["section"] == section.id])
+        points = _crops(section, own, crop_um, step_um or crop_um / 4)
         digest.update(points.to_csv(index=False).encode())
         section.points = points
     source.fingerprint = digest.hexdigest()
@@ -229,7 +230,7 @@ def _measured(labels: NDArray[np.integer]) -> pd.DataFrame:
     table = pd.DataFrame({
         "x_um": x * PIXEL_UM, "y_um": y * PIXEL_UM, "area_um2": pixels * PIXEL_UM**2, "whole": whole
     })  # fmt: skip
-    return table[names > 0]
+    return cast("pd.DataFrame", table[names > 0])
 
 
 def _crops(section: ImageSection, held: pd.DataFrame, crop_um: float, step_um: float) -> pd.DataFrame:
@@ -248,8 +249,9 @@ def _crops(section: ImageSection, held: pd.DataFrame, crop_um: float, step_um: f
     y, x = (axis.ravel() for axis in np.meshgrid(*along, indexing="ij"))
     points = pd.DataFrame({"x_um": x, "y_um": y})
     for by in held["by"].unique():
-        own = held[held["by"] == by]
-        xy, area = own[["x_um", "y_um"]].to_numpy(), own["area_um2"].where(own["whole"]).to_numpy()
+        own = cast("pd.DataFrame", held[held["by"] == by])
+        area = np.where(own["whole"].to_numpy(bool), own["area_um2"].to_numpy(np.float64), np.nan)
+        xy = own[["x_um", "y_um"]].to_numpy(np.float64)
         count, mean = tally(xy, area, np.column_stack([x, y]), side_um=crop_um)
         suffix = "" if by == HAND else f"_{by}"
         points[f"count{suffix}"], points[f"area_um2{suffix}"] = count.astype(np.float64), mean

@@ -38,8 +38,8 @@ def controls(recipe: Recipe, samples: PatchSamples) -> dict[str, Control]:
 def dark_area(batch: Batch) -> NDArray[np.float32]:
     """Mean density, and fraction of pixels darker than halfway from the ground to the section's mean stain: ``(n, 2)``.
 
-    The least that a count of cells must beat: more cells, more dark. Colours are averaged. Not among `controls`, because
-    `baselines.statistics` hold as much and more; put it into a table as ``obsm["baseline_dark area"]``.
+    The least that a count of cells must beat: more cells, more dark. Colours are averaged. Not among `controls`, as
+    `baselines.statistics` hold much of it; put it into a table as ``obsm["baseline_dark area"]`` where cells count.
 
     Parameters
     ----------
