@@ -55,7 +55,7 @@ def main() -> None:
         scores = {
             name: [deviation(own, target, TILE, measured=measured) for own in every] for name, every in tables.items()
         }
-        report(target, unit, scores)
+        report(target, unit, scores, first)
     totals(tables, first)
 
 
@@ -94,7 +94,7 @@ def about(folder: Path, table: ad.AnnData, seeds: list[int]) -> None:
     print(f"Seeds {seeds}. Licence of the tiles: {rat_nissl.LICENSE}; {rat_nissl.CITATION}.")
     every = rat_nissl.cells(folder)
     models = [by for by in rat_nissl.MODELS if (every["by"] == by).any()]
-    print("\n| tile | cells by hand, mean area | " + " | ".join(f"{by}, mean area" for by in models))
+    print("\n| tile | cells by hand, mean area | " + " | ".join(f"{by}, mean area" for by in models) + " |")
     print("|---|---|" + "---|" * len(models))
     for name, own in every.groupby("section"):
         shown = []
@@ -115,11 +115,11 @@ def mean(estimates: list[Estimate]) -> str:
     return f"{parts[0]:.2f} | [{parts[1]:.2f}, {parts[2]:.2f}]"
 
 
-def report(target: str, unit: str, scores: dict[str, list[Score]]) -> None:
+def report(target: str, unit: str, scores: dict[str, list[Score]], first: ad.AnnData) -> None:
     any_ = next(iter(scores.values()))[0]
     print(f"\n### {target}: mean absolute error, {unit}\n")
-    print(f"n {any_.n:,} held-out crops of {any_.n_groups} tiles; truth {any_.truth.mean():.1f}, SD")
-    print(f"{any_.truth.std():.1f}.\n")
+    truth = f"{any_.truth.mean():.1f}, SD {any_.truth.std():.1f}"
+    print(f"n {any_.n:,} held-out crops of {any_.n_groups} tiles; truth {truth}.\n")
     gains = " | ".join(f"{one} minus it" for one in scores)
     print(f"| row | MAE, {unit} | 95 % | sd | MAE, % of truth | 95 % | {gains} |")
     print("|---|---|---|---|---|---|" + "---|" * len(scores))
@@ -135,12 +135,28 @@ def report(target: str, unit: str, scores: dict[str, list[Score]]) -> None:
         value, share = [one.baselines[rival] for one in own], [one.more[f"{rival}, %"] for one in own]
         gains = [signed([one.gains[rival] for one in every]) for every in scores.values()]
         print(row(shown(rival), value, share, gains))
+    within(target, scores, first)
     for name, own in scores.items():
         told = np.mean([one.more["R^2"].value for one in own])
         print(f"\n{name}: R^2 {told:.2f}; bias | 95 %: {mean([one.more['bias'] for one in own])}.")
     print()
     for remark in dict.fromkeys(text for own in scores.values() for one in own for text in one.remarks):
         print(f"- {remark}")
+
+
+def within(target: str, scores: dict[str, list[Score]], first: ad.AnnData) -> None:
+    """Correlation with the truth inside each held-out tile: what is left when a tile's own level is given away."""
+    obs = first.obs.set_index(first.obs["id"].astype(str))
+    obs = obs.assign(dark=first.obsm["baseline_dark area"][:, 1])
+    said = {name: pd.concat([one.predicted for one in own], axis=1).mean(axis=1) for name, own in scores.items()}
+    said |= {"dark area, not fitted": obs["dark"]}
+    said |= {NAMES[column]: obs[column] for column in TARGETS[target][1]}
+    print(f"\n| correlation inside a tile | {' | '.join(sorted(obs['section'].astype(str).unique()))} |")
+    print("|---|" + "---|" * obs["section"].nunique())
+    for name, values in said.items():
+        pairs = pd.DataFrame({"said": values.loc[obs.index], "truth": obs[target], "tile": obs["section"].astype(str)})
+        each = [own["said"].corr(own["truth"]) for _, own in pairs.dropna().groupby("tile")]
+        print(f"| {name} | {' | '.join(f'{one:+.2f}' for one in each)} |")
 
 
 def shown(rival: str) -> str:
