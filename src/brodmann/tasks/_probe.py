@@ -63,11 +63,7 @@ def fit_predict(
     probabilities : ndarray (m, K) float32
         Columns in sorted order of class; for ``ridge`` an empty (m, 0).
     """
-    mean = np.asarray(x_train, dtype=np.float32).mean(axis=0, dtype=np.float64)
-    sd = np.asarray(x_train, dtype=np.float32).std(axis=0, dtype=np.float64)
-    # A feature that is constant in training tells nothing; dividing by its SD would make noise of it.
-    scale = np.where(sd > 1e-7 * (np.abs(mean) + 1), 1 / np.maximum(sd, 1e-30), 0.0)
-    train = ((np.asarray(x_train, dtype=np.float32) - mean) * scale).astype(np.float32)
+    train, mean, scale = _standard(x_train)
     test = ((np.asarray(x_test, dtype=np.float32) - mean) * scale).astype(np.float32)
     # Far beyond anything seen in training a linear readout only extrapolates; artefacts end up here.
     np.clip(test, -20, 20, out=test)
@@ -85,6 +81,51 @@ def fit_predict(
         weights, bias = _logistic(train, codes, len(classes), [penalty])[0]
         probability = _softmax(test @ weights + bias)
     return classes[probability.argmax(axis=1)], probability
+
+
+def directions(
+    x_train: NDArray[np.floating],
+    codes: NDArray[np.int64],
+    n_classes: int,
+    groups_train: NDArray[Any],
+    seed: int,
+    *,
+    penalty: float | None = None,
+) -> NDArray[np.float32]:
+    """Directions in feature space along which the ``linear`` probe tells classes apart.
+
+    Parameters
+    ----------
+    x_train, groups_train, seed, penalty
+        As `fit_predict` takes them.
+    codes : ndarray (n,) int64
+        Class number of every training row.
+    n_classes : int
+        K, at least 2.
+
+    Returns
+    -------
+    ndarray (K, d) float32
+        For each class the weights of its logit minus the mean of the other classes', in units of the features as they
+        are (not standardised): ``directions @ f`` plus a constant is what the probe weighs.
+    """
+    train, _, scale = _standard(x_train)
+    if penalty is None:
+        penalty = choose_penalty(train, codes, groups_train, seed)
+    weights, _ = _logistic(train, codes, n_classes, [penalty])[0]
+    others = (weights.sum(axis=1, keepdims=True) - weights) / (n_classes - 1)
+    return ((weights - others) * scale[:, None]).T.astype(np.float32)
+
+
+def _standard(
+    x_train: NDArray[np.floating],
+) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+    """Training rows with mean 0 and SD 1, their mean, and one over their SD."""
+    mean = np.asarray(x_train, dtype=np.float32).mean(axis=0, dtype=np.float64)
+    sd = np.asarray(x_train, dtype=np.float32).std(axis=0, dtype=np.float64)
+    # A feature that is constant in training tells nothing; dividing by its SD would make noise of it.
+    scale = np.where(sd > 1e-7 * (np.abs(mean) + 1), 1 / np.maximum(sd, 1e-30), 0.0)
+    return ((np.asarray(x_train, dtype=np.float32) - mean) * scale).astype(np.float32), mean, scale
 
 
 def choose_penalty(x: NDArray[np.float32], codes: NDArray[np.int64], groups_train: NDArray[Any], seed: int) -> float:
