@@ -1,0 +1,200 @@
+"""Figures of attribution: which pixels of a patch speak for its area, beside a structure known to be there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from brodmann.errors import Usage
+from brodmann.maps.drawing import FAINT, INK, bare, round_length, style
+
+Maps = NDArray[np.floating]
+Mask = NDArray[np.bool_]
+
+SPEAKS, OUTLINE = "#D55E00", "#0072B2"
+_SMOOTH_PX = 1.5
+_CELL, _SIDE, _GAP = 1.45, 1.2, 0.07
+
+
+def figure(
+    density: Maps,
+    maps: Maps,
+    names: NDArray[Any],
+    *,
+    pixel_um: float,
+    upright: bool = True,
+    outlines: Mask | None = None,
+    outlined: str = "known structure",
+    notes: Mapping[str, str] | None = None,
+    title: str = "Where it looks",
+) -> Figure:
+    """Patches under what decides: a row of patches an area, tissue in grey, what speaks for the area in colour.
+
+    Parameters
+    ----------
+    density : ndarray (n, H, W)
+        Stain of each patch; more is darker.
+    maps : ndarray (n, H, W)
+        Attribution; what is positive is shown, smoothed over `1.5` pixels, each patch on its own scale: full colour is
+        the 99th percentile. The line encloses the pixels that hold the densest half of it.
+    names : ndarray (n,) str
+        Area of each patch; areas stand in order of appearance.
+    pixel_um : float
+        For the scale bar.
+    upright : bool
+        Whether the pia is up: then a last panel shows attribution over depth, mean of the row's patches.
+    outlines : ndarray (n, H, W) bool, optional
+        A structure that is known to be there.
+    outlined : str
+        What it is.
+    notes : mapping of str to str, optional
+        A line under the name of an area.
+    title : str
+
+    Raises
+    ------
+    Usage
+        Shapes differ.
+    """
+    density, maps = np.asarray(density, dtype=np.float64), np.asarray(maps, dtype=np.float64)
+    shapes = {density.shape, maps.shape, density.shape if outlines is None else outlines.shape}
+    if len(shapes) > 1 or density.ndim != 3 or len(names) != len(density) or not len(names):
+        raise Usage(
+            "patches, maps and outlines should have one shape (n, H, W), and each patch a name.", found=f"{shapes}."
+        )
+    areas = [*dict.fromkeys(str(name) for name in names)]
+    rows = [np.flatnonzero(names.astype(str) == area) for area in areas]
+    across = max(len(row) for row in rows)
+    left, top, bottom = 0.95, 0.62, 0.5
+    tall = _CELL * density.shape[1] / density.shape[2]
+    wide = left + across * (_CELL + _GAP) + (0.25 + _SIDE if upright else 0) + 0.15
+    high = top + len(rows) * (tall + _GAP) + bottom
+    strong = smoothed(maps)
+    with style():
+        made = Figure(figsize=(wide, high))
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        FigureCanvasAgg(made)
+
+        def place(x: float, y: float, width: float, height: float) -> Axes:
+            return made.add_axes((x / wide, (high - y - height) / high, width / wide, height / high))
+
+        for index, (area, row) in enumerate(zip(areas, rows, strict=True)):
+            y = top + index * (tall + _GAP)
+            made.text(0.12 / wide, 1 - (y + tall / 2 - 0.08) / high, area, fontweight="bold", fontsize=11, va="center")
+            if notes and area in notes:
+                made.text(
+                    0.12 / wide, 1 - (y + tall / 2 + 0.03) / high, notes[area], fontsize=6.8, va="top", color=FAINT
+                )
+            for slot, k in enumerate(row):
+                axes = place(left + slot * (_CELL + _GAP), y, _CELL, tall)
+                _patch(axes, density[k], strong[k], None if outlines is None else outlines[k])
+                if not index and not slot:
+                    _bar(axes, density.shape, pixel_um)
+            if upright:
+                axes = place(left + across * (_CELL + _GAP) + 0.18, y, _SIDE, tall)
+                part = None if outlines is None else outlines[row]
+                _depths(axes, density[row], strong[row], part, last=index == len(rows) - 1)
+        made.text(0.12 / wide, 1 - 0.2 / high, title, fontweight="bold", fontsize=11, va="center")
+        _key(made, wide, high, outlined if outlines is not None else "")
+        if upright:
+            x = left + across * (_CELL + _GAP) + 0.18 + _SIDE / 2
+            made.text(x / wide, 1 - (top - 0.1) / high, "over depth", fontsize=8, ha="center", color=FAINT)
+    return made
+
+
+def smoothed(maps: Maps, sigma_px: float = _SMOOTH_PX) -> Maps:
+    """What speaks for the answer: signed maps (n, H, W) smoothed, negative values cut, mass 1 in each patch."""
+    soft = cast("Any", ndimage).gaussian_filter(np.asarray(maps, dtype=np.float64), (0, sigma_px, sigma_px)).clip(min=0)
+    return soft / np.maximum(soft.sum(axis=(1, 2), keepdims=True), 1e-30)
+
+
+def half(mass: NDArray[np.float64]) -> float:
+    """Level above which the densest half of the mass (H, W) lies; infinity where there is none."""
+    ordered = np.sort(mass.ravel())[::-1]
+    total = ordered.cumsum()
+    return float(ordered[np.searchsorted(total, total[-1] / 2)]) if total[-1] > 0 else np.inf
+
+
+def _patch(axes: Axes, density: Maps, mass: Maps, outline: Mask | None) -> None:
+    low, high = np.percentile(density, [1, 99.5])
+    grey = 0.97 - 0.85 * np.clip((density - low) / max(high - low, 1e-9), 0, 1)
+    strength = np.clip(mass / max(float(np.percentile(mass, 99)), 1e-30), 0, 1)[..., None]
+    colour = np.array(to_rgb(SPEAKS))
+    # multiplied rather than laid over: cells stay visible under the strongest colour
+    tint = 1 - 0.95 * strength * (1 - colour)
+    axes.imshow(np.clip(grey[..., None] * tint, 0, 1), interpolation="nearest")
+    level = half(mass)
+    if np.isfinite(level):
+        axes.contour(mass, levels=[level], colors=[SPEAKS], linewidths=0.9)
+    if outline is not None and outline.any():
+        edge = outline.astype(float)
+        axes.contour(edge, levels=[0.5], colors=["white"], linewidths=1.8, alpha=0.8)
+        axes.contour(edge, levels=[0.5], colors=[OUTLINE], linewidths=0.9)
+    bare(axes)
+
+
+def _bar(axes: Axes, shape: tuple[int, ...], pixel_um: float) -> None:
+    """Bar of a round length inside the lower left corner."""
+    length_um = round_length(shape[2] * pixel_um / 3)
+    px, (height, width) = length_um / pixel_um, shape[1:]
+    x, y = 0.06 * width, 0.93 * height
+    axes.plot([x, x + px], [y, y], color="white", linewidth=4, solid_capstyle="butt")
+    axes.plot([x, x + px], [y, y], color=INK, linewidth=2, solid_capstyle="butt")
+    axes.text(
+        x + px / 2, y - 0.03 * height, f"{length_um:g} µm", ha="center", va="bottom", fontsize=7,
+        bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8},
+    )  # fmt: skip
+
+
+def _depths(axes: Axes, density: Maps, mass: Maps, outline: Mask | None, *, last: bool) -> None:
+    """Attribution in each line of pixels, mean and spread of patches; the stain beside it, the structure behind it."""
+    each = mass.sum(axis=2) * mass.shape[1]
+    y = np.arange(each.shape[1])
+    if outline is not None:
+        share = outline.mean(axis=(0, 2))
+        band = np.where(share > 0.02, share / max(share.max(), 1e-9), 0)
+        axes.imshow(
+            np.dstack([np.broadcast_to(to_rgb(OUTLINE), (len(y), 1, 3)), 0.35 * band[:, None]]),
+            extent=(0, 1, len(y) - 0.5, -0.5), aspect="auto", transform=axes.get_yaxis_transform(),
+        )  # fmt: skip
+    stain = density.mean(axis=(0, 2))
+    stain = (stain - stain.min()) / max(float(np.ptp(stain)), 1e-9)
+    most = max(float(each.mean(axis=0).max()) * 1.15, 1e-9)
+    axes.plot(stain * most, y, color=FAINT, linewidth=0.8)
+    low, high = np.percentile(each, [25, 75], axis=0)
+    axes.fill_betweenx(y, low, high, color=SPEAKS, alpha=0.25, linewidth=0)
+    axes.plot(each.mean(axis=0), y, color=SPEAKS, linewidth=1.5)
+    axes.axvline(1, color=FAINT, linewidth=0.6, linestyle=(0, (3, 3)))
+    axes.set_ylim(len(y) - 0.5, -0.5)
+    axes.set_xlim(0, max(most, 1.2))
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(labelsize=6.5, length=2, pad=1.5)
+    axes.locator_params(axis="x", nbins=3)
+    if last:
+        axes.set_xlabel("× even", fontsize=7, labelpad=1)
+
+
+def _key(made: Figure, wide: float, high: float, outlined: str) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = [
+        Patch(facecolor=SPEAKS, alpha=0.75, label="speaks for the area"),
+        Line2D([], [], color=SPEAKS, linewidth=1.2, label="densest half of it"),
+        Line2D([], [], color=FAINT, linewidth=0.8, label="stain"),
+    ]
+    if outlined:
+        handles.append(Line2D([], [], color=OUTLINE, linewidth=1.2, label=outlined))
+    made.legend(
+        handles=handles, loc="lower left", bbox_to_anchor=(0.12 / wide, 0.04 / high), ncols=len(handles), fontsize=7.5,
+        handlelength=1.3, columnspacing=1.3, borderaxespad=0,
+    )  # fmt: skip
