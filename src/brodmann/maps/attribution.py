@@ -116,7 +116,7 @@ def smoothed(maps: Maps, sigma_px: float = _SMOOTH_PX) -> Maps:
     return soft / np.maximum(soft.sum(axis=(1, 2), keepdims=True), 1e-30)
 
 
-def half(mass: NDArray[np.float64]) -> float:
+def half(mass: Maps) -> float:
     """Level above which the densest half of the mass (H, W) lies; infinity where there is none."""
     ordered = np.sort(mass.ravel())[::-1]
     total = ordered.cumsum()

@@ -75,7 +75,7 @@ def explain(
     """
     _check(maps, cortex, structure, layer)
     structure = structure & cortex
-    some = structure.any(axis=(1, 2)) & (cortex & ~structure).any(axis=(1, 2))
+    some: Mask = np.asarray(structure.any(axis=(1, 2)) & (cortex & ~structure).any(axis=(1, 2)))
     if not some.any():
         raise Refused(
             "at least one patch should show the structure in cortex.",
