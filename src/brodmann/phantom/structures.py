@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from brodmann.errors import Usage
+from brodmann.patches.source import Section
 from brodmann.phantom import areas
 from brodmann.phantom.cells import between, cyto_at
 from brodmann.phantom.chance import compiled
@@ -43,15 +45,16 @@ class Structures(NamedTuple):
 
 
 def structures(
-    section: PhantomSection, places: pd.DataFrame, what: Structure, *, size_px: int, pixel_um: float
+    sections: Sequence[Section], places: pd.DataFrame, what: Structure, *, size_px: int, pixel_um: float
 ) -> Structures:
-    """Rasterise a structure under patches of one section, pixel by pixel as `PhantomSection.crop` draws them.
+    """Rasterise a structure under patches, pixel by pixel as `PhantomSection.crop` draws them.
 
     Parameters
     ----------
-    section : PhantomSection
+    sections : sequence of PhantomSection
+        A phantom's, such as ``source.sections``.
     places : DataFrame
-        Centres ``x_um``, ``y_um`` and turn ``angle_deg`` of the patches (0 where patches are not upright).
+        ``section``, centres ``x_um``, ``y_um`` and turn ``angle_deg`` of the patches (0 where they are not upright).
     what : {"stripe", "giants"}
         ``stripe``: pixels whose centre lies in sublayer IVb of V1, pale between the dense IVa and IVc, as the stripe
         of Gennari parts the layer. ``giants``: pixels of which a giant cell's disc (its own radius, in sublayer Vb of
@@ -59,15 +62,35 @@ def structures(
     size_px, pixel_um : int, float
         Of the patches.
 
+    Returns
+    -------
+    Structures
+        In the order of ``places``.
+
     Raises
     ------
     Usage
-        For another structure.
+        For another structure, or a place on a section that is not a phantom's.
     """
     if what not in OWNER:
         raise Usage(f"'{what}' should be a structure of the phantom.", found=f"{', '.join(OWNER)} are known.")
-    xy = places[["x_um", "y_um"]].to_numpy(np.float64)
-    turn = np.deg2rad(places["angle_deg"].to_numpy(np.float64))
+    drawn = {section.id: section for section in sections if isinstance(section, PhantomSection)}
+    names = places["section"].astype(str).to_numpy()
+    if unknown := sorted(set(names) - set(drawn)):
+        raise Usage("structures are known of a phantom's sections.", found=f"{unknown[0]} is none of {len(drawn)}.")
+    where = places[["x_um", "y_um", "angle_deg"]].to_numpy(np.float64)
+    made = np.zeros((3, len(names), size_px, size_px), bool)
+    for name in dict.fromkeys(names.tolist()):
+        rows = np.flatnonzero(names == name)
+        made[:, rows] = _under(drawn[name], where[rows], what, size_px, pixel_um)
+    return Structures(*made)
+
+
+def _under(
+    section: PhantomSection, where: NDArray[np.float64], what: Structure, size_px: int, pixel_um: float
+) -> Structures:
+    """Masks under patches (n, 3) of one section: x and y (um), turn (deg)."""
+    xy, turn = where[:, :2], np.deg2rad(where[:, 2])
     found = _layers(section, xy, turn, size_px, pixel_um)
     sublayer, owner = found[..., 0], found[..., 1] == 1 + areas.NAMES.index(OWNER[what])
     cortex = (sublayer > 0) & (sublayer < _WHITE)
@@ -75,7 +98,8 @@ def structures(
         layer = owner & np.isin(sublayer, 1 + np.flatnonzero(areas.LAYER_OF == 4))
         return Structures(cortex, layer, owner & (sublayer == 1 + areas.SUBLAYERS.index("IVb")))
     layer = owner & (sublayer == 1 + areas.SUBLAYERS.index("Vb"))
-    covered = np.stack([_discs(giants(section), *place, size_px, pixel_um) for place in zip(xy, turn, strict=True)])
+    bodies = giants(section)
+    covered = np.stack([_discs(bodies, *place, size_px, pixel_um) for place in zip(xy, turn, strict=True)])
     return Structures(cortex, layer, layer & (covered >= 0.25))
 
 
