@@ -82,17 +82,17 @@ def test_gradients_of_a_square_are_exact():
 
 
 @pytest.mark.parametrize("settings", [ResNet(), ViT(size="tiny", patch_px=8)])
-@pytest.mark.parametrize("references", [None, 3])
+@pytest.mark.parametrize("references", [None, 2])
 def test_gradients_are_complete(settings, references):
     """Maps sum up to the answer for the patch minus the (mean) answer for the reference."""
-    net, image = encoder(settings, channels=3), noise(channels=3)
+    net, image = encoder(settings, channels=3), noise(2, channels=3)
     question = Question("q", np.random.default_rng(0).normal(size=net.width).astype(np.float32))
     given = None if references is None else noise(references, channels=3, seed=9)
-    found = attribute(net, image, question, references=given, steps=200)
+    found = attribute(net, image, question, references=given, steps=24)
     with torch.no_grad():
         base = torch.zeros_like(image[:1]) if given is None else given
         change = question.ask(net(image)) - question.ask(net(base)).mean()
-    np.testing.assert_allclose(found.sum(axis=(1, 2)), change.numpy(), rtol=0.02, atol=0.02 * float(change.abs().max()))
+    np.testing.assert_allclose(found.sum(axis=(1, 2)), change.numpy(), rtol=0.03, atol=0.03 * float(change.abs().max()))
 
 
 def test_a_patch_is_like_itself_where_it_differs_from_the_mean():

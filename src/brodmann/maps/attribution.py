@@ -19,7 +19,7 @@ Maps = NDArray[np.floating]
 Mask = NDArray[np.bool_]
 
 SPEAKS, OUTLINE = "#D55E00", "#0072B2"
-_SMOOTH_PX = 1.5
+_SMOOTH_PX = 1.0
 _CELL, _SIDE, _GAP = 1.45, 1.2, 0.07
 
 
@@ -33,7 +33,7 @@ def figure(
     outlines: Mask | None = None,
     outlined: str = "known structure",
     notes: Mapping[str, str] | None = None,
-    title: str = "Where it looks",
+    title: str = "Where it looks: pixels that make a linear probe name the area",
 ) -> Figure:
     """Patches under what decides: a row of patches an area, tissue in grey, what speaks for the area in colour.
 
@@ -42,7 +42,7 @@ def figure(
     density : ndarray (n, H, W)
         Stain of each patch; more is darker.
     maps : ndarray (n, H, W)
-        Attribution; what is positive is shown, smoothed over `1.5` pixels, each patch on its own scale: full colour is
+        Attribution; what is positive is shown, smoothed over one pixel, each patch on its own scale: full colour is
         the 99th percentile. The line encloses the pixels that hold the densest half of it.
     names : ndarray (n,) str
         Area of each patch; areas stand in order of appearance.
@@ -77,6 +77,8 @@ def figure(
     wide = left + across * (_CELL + _GAP) + (0.25 + _SIDE if upright else 0) + 0.15
     high = top + len(rows) * (tall + _GAP) + bottom
     strong = smoothed(maps)
+    # one scale for all areas, so that their peaks can be compared
+    most = max(float(_lines(strong[row]).mean(axis=0).max()) for row in rows) * 1.1
     with style():
         made = Figure(figsize=(wide, high))
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -101,7 +103,7 @@ def figure(
             if upright:
                 axes = place(left + across * (_CELL + _GAP) + 0.18, y, _SIDE, tall)
                 part = None if outlines is None else outlines[row]
-                _depths(axes, density[row], strong[row], part, last=index == len(rows) - 1)
+                _depths(axes, density[row], strong[row], part, most=max(most, 1.5), last=index == len(rows) - 1)
         made.text(0.12 / wide, 1 - 0.2 / high, title, fontweight="bold", fontsize=11, va="center")
         _key(made, wide, high, outlined if outlines is not None else "")
         if upright:
@@ -133,7 +135,7 @@ def _patch(axes: Axes, density: Maps, mass: Maps, outline: Mask | None) -> None:
     axes.imshow(np.clip(grey[..., None] * tint, 0, 1), interpolation="nearest")
     level = half(mass)
     if np.isfinite(level):
-        axes.contour(mass, levels=[level], colors=[SPEAKS], linewidths=0.9)
+        axes.contour(mass, levels=[level], colors=[SPEAKS], linewidths=0.6, alpha=0.9)
     if outline is not None and outline.any():
         edge = outline.astype(float)
         axes.contour(edge, levels=[0.5], colors=["white"], linewidths=1.8, alpha=0.8)
@@ -154,9 +156,14 @@ def _bar(axes: Axes, shape: tuple[int, ...], pixel_um: float) -> None:
     )  # fmt: skip
 
 
-def _depths(axes: Axes, density: Maps, mass: Maps, outline: Mask | None, *, last: bool) -> None:
+def _lines(mass: Maps) -> Maps:
+    """Mass of each line of pixels (n, H), in units of what an even map has there."""
+    return mass.sum(axis=2) * mass.shape[1]
+
+
+def _depths(axes: Axes, density: Maps, mass: Maps, outline: Mask | None, *, most: float, last: bool) -> None:
     """Attribution in each line of pixels, mean and spread of patches; the stain beside it, the structure behind it."""
-    each = mass.sum(axis=2) * mass.shape[1]
+    each = _lines(mass)
     y = np.arange(each.shape[1])
     if outline is not None:
         share = outline.mean(axis=(0, 2))
@@ -167,20 +174,21 @@ def _depths(axes: Axes, density: Maps, mass: Maps, outline: Mask | None, *, last
         )  # fmt: skip
     stain = density.mean(axis=(0, 2))
     stain = (stain - stain.min()) / max(float(np.ptp(stain)), 1e-9)
-    most = max(float(each.mean(axis=0).max()) * 1.15, 1e-9)
-    axes.plot(stain * most, y, color=FAINT, linewidth=0.8)
+    axes.plot(stain * most * 0.9, y, color=FAINT, linewidth=0.7, alpha=0.8)
     low, high = np.percentile(each, [25, 75], axis=0)
     axes.fill_betweenx(y, low, high, color=SPEAKS, alpha=0.25, linewidth=0)
     axes.plot(each.mean(axis=0), y, color=SPEAKS, linewidth=1.5)
     axes.axvline(1, color=FAINT, linewidth=0.6, linestyle=(0, (3, 3)))
     axes.set_ylim(len(y) - 0.5, -0.5)
-    axes.set_xlim(0, max(most, 1.2))
+    axes.set_xlim(0, most)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.tick_params(labelsize=6.5, length=2, pad=1.5)
     axes.locator_params(axis="x", nbins=3)
     if last:
-        axes.set_xlabel("× even", fontsize=7, labelpad=1)
+        axes.set_xlabel("× an even map", fontsize=7, labelpad=1)
+    else:
+        axes.tick_params(labelbottom=False)
 
 
 def _key(made: Figure, wide: float, high: float, outlined: str) -> None:
