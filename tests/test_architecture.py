@@ -23,7 +23,7 @@ SRC = ROOT / "src" / "brodmann"
 FILES = sorted(SRC.rglob("*.py"))
 RECIPES = sorted((SRC / "recipes").glob("*.toml"))
 
-FILE_LINES, CLI_LINES, SPINE_LINES, RECIPE_LINES = 400, 240, 3200, 45
+FILE_LINES, CLI_LINES, SPINE_LINES, RECIPE_LINES = 400, 260, 3200, 45
 SPINE = (
     "atomic", "checkpoint", "compute", "environment", "errors", "features", "ledger", "lock", "manifest", "progress",
     "run", "samples", "settings", "signals", "space", "splits", "systems", "train", "weights",
@@ -35,8 +35,20 @@ FORBIDDEN_NAMES = ("utils", "helpers", "common", "misc", "base", "manager", "eng
 FLAGS = {
     "recipes": [],
     "fit": ["RECIPE", "--data", "--out", "--set", "--threads"],
-    "embed": ["RUN", "--data", "--controls", "--no-controls"],
-    "score": ["RUN", "TASK", "--target", "--by", "--fold", "--buffer-mm", "--probe", "--against", "--atlas", "--k"],
+    "embed": ["RUN", "--data", "--set", "--out", "--controls", "--no-controls"],
+    "score": [
+        "RUN",
+        "TASK",
+        "--target",
+        "--by",
+        "--fold",
+        "--buffer-mm",
+        "--probe",
+        "--against",
+        "--atlas",
+        "--k",
+        "--at",
+    ],
     "map": ["RUN", "TARGET", "--out"],
     "pipeline": ["RECIPE", "--data", "--out", "--set", "--target", "--k", "--processes"],
     "convert": ["LAYOUT", "FILE", "--out"],

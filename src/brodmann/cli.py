@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -61,18 +61,28 @@ def fit(recipe: Positional[str], *, data: str, out: Path, set: Changes = (), thr
     return _done(run.skipped)
 
 
-def embed(run: Positional[Path], *, data: str | None = None, controls: bool = True) -> int:
-    """Describe every sample by the trained model: the feature table of the run.
+def embed(
+    run: Positional[Path], *, data: str | None = None, set: Changes = (), out: Path | None = None, controls: bool = True
+) -> int:
+    """Describe every sample by the trained model: the feature table of the run, or of one derived from it.
 
     Args:
         run: A trained run folder.
         data: Other sections, cells or recordings than the run was trained on, in any form that `fit` takes.
+        set: Where patches lie, e.g. samples.spacing_mm=0.1 samples.where=grid; with --out.
+        out: Folder of a run derived from this one, for a table at other places or of other data beside its own.
         controls: Also make the control features (untrained encoder, hand-made statistics, profiles).
     """
-    from brodmann import verbs
+    from brodmann import dense, verbs
     from brodmann.compute import lead
+    from brodmann.settings import changes
 
-    verbs.tabulate(verbs.load(run), data, controls=controls)
+    if set and out is None:
+        raise Usage("a table at other places needs a folder of its own.", found="--set without --out.")
+    if out is not None:
+        run = dense.embed(run, out, changes=changes(set), data=data, controls=controls).path
+    else:
+        verbs.tabulate(verbs.load(run), data, controls=controls)
     if not lead():
         return 0
     table = verbs.table(run)
@@ -93,6 +103,7 @@ def score(
     against: tuple[Path, ...] = (),
     atlas: Path | None = None,
     k: tuple[int, ...] = (),
+    at: Path | None = None,
 ) -> int:
     """Ask a question of the feature table; prints value, interval, n, split and every baseline.
 
@@ -112,12 +123,20 @@ def score(
         against: Other runs on the same samples, to stand beside this one (SimCLR, for example).
         atlas: Folder with the atlas annotation, where the target needs one.
         k: For domains: their number, one or several levels; those that are stable if not given.
+        at: For areas, properties: a run derived by `embed --out`, whose places are predicted too, for its maps.
     """
-    from brodmann import results
+    from brodmann import dense, results
 
-    found = results.score(
-        task, run, target, by=by, fold=fold, buffer_mm=buffer_mm, probe=probe, against=against, atlas=atlas, k=k
-    )
+    asked: dict[str, Any] = {
+        "by": by,
+        "fold": fold,
+        "buffer_mm": buffer_mm,
+        "probe": probe,
+        "against": against,
+        "atlas": atlas,
+        "k": k,
+    }
+    found = results.score(task, run, target, **asked) if at is None else dense.spread(task, run, at, target, **asked)
     _out.print(found.table())
     _out.print(str(found))
     return 0

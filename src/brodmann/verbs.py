@@ -11,7 +11,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from brodmann import atomic, compute, features
+from brodmann import atomic, compute, describing, features, origin
 from brodmann import settings as recipes
 from brodmann.card import card
 from brodmann.errors import Refused, Usage
@@ -140,10 +140,10 @@ def fit(
     atomic.admits(Path(out).absolute(), "the run")
     compute.keep_memory()
     with compute.team():
-        source = _in_turn(lambda: open_source(recipe, data))
+        source = in_turn(lambda: open_source(recipe, data))
         samples = module.samples(source, recipe, part="train")
-        about = {"system": name_of(recipe), "data_fingerprint": samples.fingerprint, "data": _remembered(data)}
-        run = _in_turn(lambda: Run.open(out, recipe=recipe, **about, say=say))
+        about = {"system": name_of(recipe), "data_fingerprint": samples.fingerprint, "data": remembered(data)}
+        run = in_turn(lambda: Run.open(out, recipe=recipe, **about, say=say))
         run.skipped = _skipped(samples, say)
         with run.lock() if compute.rank() == 0 else contextlib.nullcontext():
             if run.has("weights"):
@@ -168,8 +168,8 @@ def fit(
     return run
 
 
-def _in_turn(work: Callable[[], Any]) -> Any:
-    """Something done by the first process before the others: what must be made or converted is made once."""
+def in_turn(work: Callable[[], Any]) -> Any:
+    """Do something in the first process before the others: what must be made or converted is made once."""
     if compute.rank() > 0:
         compute.barrier()
     made = work()
@@ -210,7 +210,7 @@ def tabulate(run: Run, data: Any = None, *, controls: bool = True, quiet: bool =
     data = data if data is not None else data_of(run)
     compute.keep_memory()
     with compute.team():
-        source = _in_turn(lambda: open_source(recipe, data))
+        source = in_turn(lambda: open_source(recipe, data))
         same_data = source.fingerprint == run.weights()[1].get("source")
         samples = module.samples(source, recipe, part="all")
         run.skipped = _skipped(samples, say)
@@ -231,18 +231,26 @@ def tabulate(run: Run, data: Any = None, *, controls: bool = True, quiet: bool =
         with run.lock() if compute.rank() == 0 else contextlib.nullcontext():
             key = f"{run.recipe_hash}/{samples.fingerprint}/{'+'.join(sorted(made))}"
             size = {"rows": len(samples), "shard_rows": samples.shard_rows}
-            ledger = _in_turn(lambda: Ledger(run.path, **size, key=key, say=say))
+            ledger = in_turn(lambda: Ledger(run.path, **size, key=key, say=say))
             todo = ledger.missing()
             makers = {"X": model.describe, **{f"baseline_{name}": describe for name, describe in made.items()}}
+            if compute.rank() == 0 and len(todo) >= _LONG:
+                rows = sum(len(ledger.rows(shard)) for shard in todo)
+                say(f"{rows:,} of {len(samples):,} rows to describe")
+                say.estimate(describing.estimate(samples, makers, rows, world=compute.world()))
             with say.progress("embed", len(ledger) - len(todo), len(ledger), enabled=compute.rank() == 0) as progress:
                 for shard in todo[compute.rank() :: compute.world()]:
-                    ledger.add(shard, _describe(samples, makers, ledger.rows(shard)))
+                    ledger.add(shard, describing.describe(samples, makers, ledger.rows(shard)))
                     progress.advance(by=compute.world())
             compute.barrier()
             if compute.rank() == 0:
                 ledger = Ledger(run.path, **size, key=key, say=say)
-                _store(run, recipe, samples, ledger, same_data=same_data, data=_remembered(data))
+                _store(run, recipe, samples, ledger, same_data=same_data, data=remembered(data))
         compute.barrier()
+
+
+_LONG = 4
+"""Shards from which on a pass is announced with an estimate."""
 
 
 def _has_table(run: Run, fingerprint: str, controls: set[str]) -> bool:
@@ -252,20 +260,6 @@ def _has_table(run: Run, fingerprint: str, controls: set[str]) -> bool:
     about, names = features.about(run.path / "features.zarr")
     held = {name.removeprefix("baseline_") for name in names if name.startswith("baseline_")}
     return about["data_fingerprint"] == fingerprint and controls <= held
-
-
-def _describe(samples: Any, makers: Mapping[str, Callable[[Any], Any]], rows: range) -> dict[str, Any]:
-    """Features of one shard by name; each sample is read once, in batches so that memory does not grow with the shard.
-
-    Batches are cut from the start of the shard, so that its bytes do not depend on where a run was interrupted.
-    """
-    arrays: dict[str, list[Any]] = {name: [] for name in makers}
-    for start in range(rows.start, rows.stop, samples.read_rows):
-        batch = samples.read(np.arange(start, min(start + samples.read_rows, rows.stop)))
-        for name, describe in makers.items():
-            found = describe(batch)
-            arrays[name].append(found.astype(np.float16) if name == "X" else found)
-    return {name: np.concatenate(pieces) for name, pieces in arrays.items()}
 
 
 def _store(run: Run, recipe: Any, samples: Any, ledger: Ledger, *, same_data: bool, data: str) -> None:
@@ -285,7 +279,7 @@ def _store(run: Run, recipe: Any, samples: Any, ledger: Ledger, *, same_data: bo
             "recipe_hash": run.recipe_hash,
             "data_fingerprint": samples.fingerprint,
             "split": recipes.plain(recipe)["split"],
-            "encoder_fold": -1 if recipe.split.fold is None else recipe.split.fold,
+            "encoder_fold": origin.encoder_fold(run, recipe.split, samples.places, same_data=same_data),
             "same_data": same_data,
             "data": data,
             "skipped": run.skipped,
@@ -352,7 +346,7 @@ def table(run: Run | str | Path) -> ad.AnnData:
     return features.read(path)
 
 
-def _remembered(data: Any) -> str:
+def remembered(data: Any) -> str:
     """What `embed` opens when no data are named: the phantom's settings, or an absolute path; empty if in memory."""
     if isinstance(data, str) and data.partition(":")[0] == "phantom":
         return data

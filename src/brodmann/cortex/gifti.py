@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nibabel.gifti.gifti import GiftiDataArray, GiftiImage
+from nibabel.gifti.gifti import GiftiDataArray, GiftiImage, GiftiLabel, GiftiLabelTable
 from nibabel.nifti1 import intent_codes
 from numpy.typing import NDArray
 
+from brodmann import atomic
 from brodmann.cortex.mesh import Array, Mesh, mesh
 from brodmann.errors import Corrupt, Refused
 
 _PLACES, _TRIANGLES, _SHAPE = "NIFTI_INTENT_POINTSET", "NIFTI_INTENT_TRIANGLE", "NIFTI_INTENT_SHAPE"
+_LABEL, _NONE = "NIFTI_INTENT_LABEL", "???"
 
 
 def read(path: str | Path) -> Mesh:
@@ -67,15 +70,82 @@ def write(path: str | Path, surface: Mesh) -> None:
     _save(path, parts)
 
 
-def write_values(path: str | Path, values: Array) -> None:
-    """Write values of vertices, (n,) or (n, k), as float32."""
+def write_values(path: str | Path, values: Array, *, names: Sequence[str] = ()) -> None:
+    """Write values of vertices, (n,) or (n, k), as float32; ``names`` are those of the k columns.
+
+    NaN stays NaN: a vertex of which nothing is known.
+    """
     columns = np.asarray(values, dtype=np.float32).reshape(len(values), -1)
-    _save(path, [(np.ascontiguousarray(column), _SHAPE) for column in columns.T])
+    if names and len(names) != columns.shape[1]:
+        raise Refused("Every column of values should have a name.", found=f"{columns.shape[1]} and {len(names)}.")
+    _save(path, [(np.ascontiguousarray(column), _SHAPE) for column in columns.T], names)
 
 
-def _save(path: str | Path, parts: list[tuple[NDArray[Any], str]]) -> None:
+def write_labels(path: str | Path, values: NDArray[np.integer], colours: Mapping[str, str], *, name: str = "") -> None:
+    """Write labels of vertices (``.label.gii``) with their names and colours.
+
+    Parameters
+    ----------
+    path : path
+    values : (n,) integer
+        ``i + 1`` is the i-th name of ``colours``; 0 is no label, and transparent.
+    colours : mapping
+        Name to ``"#RRGGBB"``, in the order of the values.
+    name : str
+        Of the map, as viewers list it.
+
+    Raises
+    ------
+    Refused
+        If a value has no name.
+    """
+    given = np.asarray(values)
+    if len(given) and (given.min() < 0 or given.max() > len(colours)):
+        raise Refused(
+            "Every label of a surface should have a name.",
+            found=f"values from {given.min()} to {given.max()} and {len(colours)} names.",
+        )
+    table = GiftiLabelTable()
+    for key, (text, colour) in enumerate({_NONE: None, **colours}.items()):
+        red, green, blue = (0.0, 0.0, 0.0) if colour is None else (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        entry = GiftiLabel(key, red, green, blue, 0.0 if colour is None else 1.0)
+        entry.label = text
+        table.labels.append(entry)
+    _save(path, [(given.astype(np.int32), _LABEL)], [name] if name else (), table)
+
+
+def read_labels(path: str | Path, surface: Mesh | None = None) -> tuple[NDArray[np.int32], dict[int, str]]:
+    """Labels of vertices (n,) int32, and the name of each value, from a ``.label.gii``.
+
+    Raises
+    ------
+    Refused
+        If there is no such file, it holds no labels, several sets of them, or not as many as ``surface`` has vertices.
+    Corrupt
+        If it cannot be read.
+    """
+    values = read_values(path, surface)
+    table = _load(Path(path)).labeltable.get_labels_as_dict()
+    if values.shape[1] != 1 or not np.issubdtype(values.dtype, np.integer) or not table:
+        raise Refused(
+            f"{path} should hold one set of labels.",
+            found=f"{values.shape[1]} sets of {values.dtype} and {len(table)} names.",
+            cause="a file of measured values (.func.gii, .shape.gii).",
+        )
+    return values[:, 0].astype(np.int32), {int(key): str(text) for key, text in table.items()}
+
+
+def _save(
+    path: str | Path,
+    parts: list[tuple[NDArray[Any], str]],
+    names: Sequence[str] = (),
+    table: GiftiLabelTable | None = None,
+) -> None:
     arrays = [GiftiDataArray(data, intent=intent) for data, intent in parts]
-    Path(path).write_bytes(GiftiImage(darrays=arrays).to_bytes())
+    for array, name in zip(arrays, names, strict=False):
+        array.meta["Name"] = name
+    image = GiftiImage(darrays=arrays, labeltable=table)
+    atomic.write_bytes(Path(path), image.to_bytes())
 
 
 def _codes(*names: str) -> set[Any]:

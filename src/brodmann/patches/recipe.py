@@ -8,6 +8,9 @@ import pydantic
 
 from brodmann.settings import Fit, Split, settings
 
+PLACING = ("samples.where", "samples.spacing_mm", "samples.tissue", "samples.limit")
+"""Settings that only say where patches lie: a trained model describes patches at other places as it does its own."""
+
 
 @settings
 class Patches:

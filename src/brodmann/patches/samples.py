@@ -16,7 +16,7 @@ from brodmann import splits
 from brodmann.errors import Refused
 from brodmann.patches import tissue, views
 from brodmann.patches.partners import PartnerSampler, coordinates
-from brodmann.patches.recipe import Recipe
+from brodmann.patches.recipe import Partners, Recipe
 from brodmann.patches.source import Section, Source
 from brodmann.samples import Batch, stream
 from brodmann.settings import plain
@@ -87,7 +87,9 @@ class PatchSamples:
         self._section_of = everything["_section"].to_numpy(np.int64)
         self.section_count = int(self.places["section"].nunique())
         self._xy = self.places[["x_um", "y_um", "angle_deg"]].to_numpy(np.float64)
-        self._coordinates = coordinates(self.places, recipe.partners)
+        # only training compares places: those of a grid may be described although no sheet is known of them
+        known = part == "train" or "u_mm" in self.places or recipe.partners.metric == "space"
+        self._coordinates = coordinates(self.places, recipe.partners if known else Partners())
         self._subject = pd.factorize(self.places["subject"], sort=True)[0]
         self._partners: PartnerSampler | None = None
         key = json.dumps([source.fingerprint, plain(recipe)["samples"], len(everything), part, plain(recipe)["split"]])
