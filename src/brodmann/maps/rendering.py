@@ -60,7 +60,7 @@ class Drawn:
     image : (H, W, 3) float64
         0 to 1; white where there is no surface.
     vertex : (H, W) int64
-        Vertex nearest to the middle of each pixel; -1 off the surface or on its underside.
+        Vertex whose colour the middle of each pixel has; -1 off the surface or on its underside.
     corner_mm : (2,) float64
         Right and up (mm) of the picture's lower left corner, in the view's axes.
     pixel_mm : float
@@ -73,8 +73,8 @@ class Drawn:
 
     @property
     def extent(self) -> tuple[float, float, float, float]:
-        """Left, right, bottom, top for ``imshow(..., origin="upper")``, mm from the left and the bottom."""
-        return 0.0, self.image.shape[1] * self.pixel_mm, 0.0, self.image.shape[0] * self.pixel_mm
+        """Left, right, bottom, top for ``imshow``: mm from the left, and downwards from the top."""
+        return 0.0, self.image.shape[1] * self.pixel_mm, self.image.shape[0] * self.pixel_mm, 0.0
 
 
 def render(
@@ -91,8 +91,9 @@ def render(
 ) -> Drawn:
     """Draw a surface whose vertices have colours.
 
-    Every pixel has the colour of the triangle's nearest vertex: colours are never mixed, so that a class is not
-    invented between two others. Light comes from the upper left; triangles seen from below are grey.
+    Every sample has the colour of a vertex of its triangle, the nearest, or one of the class that weighs most there:
+    colours are never mixed, so that a class is not invented between two others. Light comes from the upper left;
+    triangles seen from below are grey.
 
     Parameters
     ----------
@@ -126,7 +127,8 @@ def render(
     face, weight, depth = _rasterise(flat, seen[:, 2], faces, int(size[1]) * _FINER, int(size[0]) * _FINER)
     on = face >= 0
     corner = faces[face[on]]
-    nearest = corner[np.arange(len(corner)), weight[on].argmax(axis=1)]
+    share = weight[on] if region is None else _shares(np.asarray(region)[corner], weight[on])
+    nearest = corner[np.arange(len(corner)), share.argmax(axis=1)]
     colour = np.asarray(rgb, np.float64)[nearest]
     if shade is not None:
         smooth = (np.asarray(shade, np.float64)[corner] * weight[on]).sum(axis=1)
@@ -146,6 +148,12 @@ def render(
     image = whole.reshape(size[1], _FINER, size[0], _FINER, 3).mean(axis=(1, 3))
     middle = vertex[_FINER // 2 :: _FINER, _FINER // 2 :: _FINER]
     return Drawn(image, middle, low, pixel_mm)
+
+
+def _shares(classes: NDArray[np.integer], weight: Array) -> Array:
+    """Weight of each corner's class, (k, 3): borders then run straight through triangles, not around vertices."""
+    same = classes[:, :, None] == classes[:, None, :]
+    return (same * weight[:, None, :]).sum(axis=2)
 
 
 def _normals(places: Array, faces: NDArray[np.int64]) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from brodmann.maps import colours as colour_of
 from brodmann.maps.drawing import FAINT, bare, beside, legend, length, round_length, short, style, thousands
 from brodmann.maps.labels import Key, Labels, aligned
 from brodmann.maps.rendering import FLAT, Drawn, View, render
+from brodmann.maps.section import write_names
 from brodmann.space import Space
 
 if TYPE_CHECKING:
@@ -171,7 +173,9 @@ class Painting:
     legend : mapping of str to str
         Name to colour of classes; empty for numbers.
     region : (n,) int32 or None
-        Class of each vertex, between which lines are drawn.
+        Class of each vertex, between which lines are drawn; values of ``key``.
+    key : Key or None
+        Names of the classes, written on the flat map where they have room: colour is then not the only cue.
     bar : (low, high, name) or None
         Ends of the scale of numbers, and their name with its unit.
     note : str
@@ -182,6 +186,7 @@ class Painting:
     rgb: Array
     legend: Mapping[str, str] = field(default_factory=lambda: dict[str, str]())
     region: NDArray[np.int32] | None = None
+    key: Key | None = None
     bar: tuple[float, float, str] | None = None
     note: str = ""
 
@@ -192,7 +197,7 @@ def classes(title: str, values: NDArray[np.integer], key: Key, *, note: str = ""
     rgb[0] = colour_of.rgb(BLANK) / 255
     number = np.asarray(values).astype(np.int32)
     present = key.present([number.astype(np.uint16)])
-    return Painting(title, rgb[number], present, number, note=note)
+    return Painting(title, rgb[number], present, number, key, note=note)
 
 
 def numbers(
@@ -268,7 +273,8 @@ def draw(
             found=f"{[len(one.rgb) for one in paintings]} for {len(surface.vertices)} vertices.",
         )
     shade = None if relief is None else 0.90 + 0.10 * np.tanh(6.0 * np.nan_to_num(relief))
-    side, gap, above, below, heading = 1.75, 0.18, 0.62, 0.5, 0.26
+    lines = textwrap.wrap(note, int(width_in * 13.5))
+    side, gap, above, below, heading = 1.75, 0.18, 0.62, 0.36 + 0.15 * max(len(lines) - 1, 0), 0.26
     spans = [np.ptp((surface.vertices[surface.used] @ view.axes.T)[:, :2], axis=0) for view in views]
     unfolded = None if flat is None else np.column_stack([flat, np.zeros(len(flat))])
     if unfolded is not None:
@@ -301,9 +307,14 @@ def draw(
                 name = "" if row else flat_name if flat_now else views[number].name
                 here = span[0] + 1.0, span[1] + 1.0
                 corner = left, top - heading / 2 - tall + (tall - here[1] * inches) / 2
-                _panel(figure, drawn, corner, (here[0] * inches, here[1] * inches), name)
+                axes = _panel(figure, drawn, corner, (here[0] * inches, here[1] * inches), name)
+                if flat_now and painting.key is not None and painting.region is not None:
+                    values = np.where(drawn.vertex >= 0, painting.region[np.maximum(drawn.vertex, 0)], 0)
+                    write_names(
+                        axes, values.astype(np.uint16), painting.key, mm_per_pixel=pixel, inches=here[1] * inches
+                    )
                 if not number and row == len(paintings) - 1:
-                    _bar(figure, left, 0.28, inches, wide[0])
+                    _bar(figure, left, below - 0.18, inches, wide[0])
                 left += here[0] * inches + gap
             axes = figure.add_axes(
                 (1 - side / width_in, (top - heading / 2 - tall) / height, (side - 0.1) / width_in, tall / height)
@@ -311,12 +322,13 @@ def draw(
             axes.axis("off")
             _meaning(figure, axes, painting, tall, said=painting.legend == before and bool(before))
             before = painting.legend or before
-        if note:
-            figure.text((gap + 1.6) / width_in, 0.28 / height, short(note, 190), fontsize=7.5, color=FAINT, va="center")
+        for number, line in enumerate(lines):
+            up = below - 0.18 - 0.15 * number
+            figure.text((gap + 1.7) / width_in, up / height, line, fontsize=7.5, color=FAINT, va="center")
     return figure
 
 
-def _panel(figure: Figure, drawn: Drawn, corner: tuple[float, float], size: tuple[float, float], name: str) -> None:
+def _panel(figure: Figure, drawn: Drawn, corner: tuple[float, float], size: tuple[float, float], name: str) -> Any:
     """One picture at a corner (inches from the lower left) of a size (inches)."""
     width, height = figure.get_size_inches()
     axes = figure.add_axes((corner[0] / width, corner[1] / height, size[0] / width, size[1] / height))
@@ -324,6 +336,7 @@ def _panel(figure: Figure, drawn: Drawn, corner: tuple[float, float], size: tupl
     bare(axes)
     if name:
         axes.set_title(name, fontsize=7.5, fontweight="normal", color=FAINT, pad=2, loc="right")
+    return axes
 
 
 def _bar(figure: Figure, left: float, up: float, inches: float, about_mm: float) -> None:

@@ -1,0 +1,96 @@
+"""Paint a planted brain on its folded surface: true areas, areas predicted at dense places, and the features.
+
+    python benchmarks/paint_phantom.py --out FOLDER [--sections 16] [--spacing 0.25] [--within 1.5]
+        [--set fit.steps=100 ...]
+
+Trains on all brains but one, describes places along the cortex of every section, reads areas out of the training
+brains' labels, predicts them in the brain that neither the encoder nor the read-out saw, and shows each vertex of its
+folded mid-surface the nearest place. Writes GIFTI files and ``surface.png``; the same command again goes on where it
+stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from brodmann import dense, settings, verbs
+from brodmann.maps import surface
+from brodmann.maps.colours import colours
+from brodmann.maps.drawing import save
+from brodmann.maps.labels import Key, aligned
+from brodmann.maps.rendering import View
+from brodmann.phantom import folded, sections
+from brodmann.phantom.areas import NAMES
+from brodmann.space import PHANTOM
+from brodmann.tasks._score import Score
+
+VIEWS = (View(-62.0, 42.0, "from behind, above"), View(118.0, 42.0, "from the front, above"))
+
+
+def draw(home: Path, source: Any, table: Any, found: Score, number: Score, *, within_mm: float, note: str) -> None:
+    """Files and the picture of the brain whose areas were predicted."""
+    places = cast("Any", table.obs)
+    said, told = aligned(table, found.predicted), places["id"].map(number.predicted).to_numpy(float)
+    held = np.flatnonzero(np.asarray(cast("Any", said).codes) >= 0)
+    subject = str(places["subject"].iloc[held[0]])
+    whole = folded.surfaces(source)[subject]
+    at = surface.project(table, whole.mesh, PHANTOM, within_mm=within_mm, rows=held)
+    key = Key.of(NAMES, colours(NAMES))
+    files = home / "surface"
+    folded.write(whole, files, colours=key.mapping)
+    surface.write_labels(files / f"{subject}.predicted.label.gii", table, said, at, key=key)
+    surface.write_numbers(files / f"{subject}.predicted.func.gii", {"thickness_mm": told}, at)
+    true = np.array([key.names.index(name) + 1 for name in whole.truth["area"].tolist()], dtype=np.int32)
+    predicted, _ = surface.labels_at(table, said, at, key)
+    thick = whole.truth["thickness_mm"].to_numpy(float)
+    limits = tuple(float(v) for v in np.percentile(thick, [2, 98]))
+    paintings = [
+        surface.classes("True areas (planted)", true, key),
+        surface.classes("Areas predicted from the features", predicted, key),
+        surface.components("The features themselves", np.asarray(table.X), at),
+        surface.numbers("True thickness (planted)", thick, "mm", limits=limits),
+        surface.numbers("Thickness predicted from the features", at.of(told, np.nan), "mm", limits=limits),
+    ]
+    rival = found.baselines["coordinates only"]
+    text = (
+        f"areas: macro-F1 {found.value:.2f} [{found.interval[0]:.2f}, {found.interval[1]:.2f}] on {found.n:,} labelled "
+        f"{found.what} of {subject}, coordinates only {rival.value:.2f}; thickness: R² {number.value:.2f}"
+    )
+    for part, some in (("surface", paintings[:3]), ("thickness", paintings[3:])):
+        figure = surface.draw(
+            whole.mesh, some, views=VIEWS, flat=whole.flat_mm, relief=whole.truth["curvature"].to_numpy(float),
+            title=f"Planted brain {subject}, unseen by encoder and read-out  ·  {note}",
+            note=f"{text}  ·  {surface.summary(at, rows=len(held))}",
+        )  # fmt: skip
+        save(figure, home / f"{part}.png", dpi=110)
+    print(f"{text}\n{surface.summary(at, rows=len(held))}\n{home / 'surface.png'}")
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    options.add_argument("--out", type=Path, required=True)
+    options.add_argument("--brains", type=int, default=2)
+    options.add_argument("--sections", type=int, default=16)
+    options.add_argument("--spacing", type=float, default=0.25, help="mm between places along the cortex")
+    options.add_argument("--within", type=float, default=1.5, help="mm, farthest place that a vertex shows")
+    options.add_argument("--set", nargs="*", default=[])
+    asked = options.parse_args()
+    source = sections(brains=asked.brains, sections_per_brain=asked.sections, native_um=32)
+    recipe = verbs.recipe("patches-tiny", settings.changes(asked.set))
+    run = verbs.fit(recipe, source, asked.out / "run", threads=1)
+    verbs.tabulate(run, source, controls=False)
+    changes = {"samples.spacing_mm": asked.spacing}
+    painted = dense.embed(run, asked.out / "dense", changes=changes, data=source, controls=False)
+    found = dense.spread("areas", run, painted, "area")
+    number = dense.spread("properties", run, painted, "thickness_mm")
+    print(found)
+    note = f"{asked.brains - 1} brain{'s' * (asked.brains > 2)} of {asked.sections} sections, {recipe.fit.steps} steps"
+    draw(asked.out, source, verbs.table(painted), found, number, within_mm=asked.within, note=note)
+
+
+if __name__ == "__main__":
+    main()
