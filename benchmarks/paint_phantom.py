@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from PIL import Image
 
-from brodmann import dense, settings, verbs
+from brodmann import dense, origin, settings, verbs
 from brodmann.maps import surface
 from brodmann.maps.colours import colours
 from brodmann.maps.drawing import save
@@ -25,18 +26,21 @@ from brodmann.maps.labels import Key, aligned
 from brodmann.maps.rendering import View
 from brodmann.phantom import folded, sections
 from brodmann.phantom.areas import NAMES
+from brodmann.run import Run
 from brodmann.space import PHANTOM
 from brodmann.tasks._score import Score
 
 VIEWS = (View(-62.0, 42.0, "from behind, above"), View(118.0, 42.0, "from the front, above"))
 
 
-def draw(home: Path, source: Any, table: Any, found: Score, number: Score, *, within_mm: float, note: str) -> None:
+def draw(home: Path, source: Any, run: Run, found: Score, number: Score, *, within_mm: float, note: str) -> None:
     """Files and the picture of the brain whose areas were predicted."""
+    table, held_out = verbs.table(run), (origin.read(run) or {})["held_out"]
     places = cast("Any", table.obs)
+    # every brain is painted by labels of the others; shown is the one that the encoder was kept from, too
+    subject = held_out[0]
     said, told = aligned(table, found.predicted), places["id"].map(number.predicted).to_numpy(float)
-    held = np.flatnonzero(np.asarray(cast("Any", said).codes) >= 0)
-    subject = str(places["subject"].iloc[held[0]])
+    held = np.flatnonzero((places["subject"] == subject).to_numpy())
     whole = folded.surfaces(source)[subject]
     at = surface.project(table, whole.mesh, PHANTOM, within_mm=within_mm, rows=held)
     key = Key.of(NAMES, colours(NAMES))
@@ -66,7 +70,9 @@ def draw(home: Path, source: Any, table: Any, found: Score, number: Score, *, wi
             title=f"Planted brain {subject}, unseen by encoder and read-out  ·  {note}",
             note=f"{text}  ·  {surface.summary(at, rows=len(held))}",
         )  # fmt: skip
-        save(figure, home / f"{part}.png", dpi=110)
+        path = save(figure, home / f"{part}.png", dpi=110)
+        # for a page: a third of the size
+        cast("Any", Image).open(path).convert("RGB").quantize(200).save(home / f"{part}-small.png", optimize=True)
     print(f"{text}\n{surface.summary(at, rows=len(held))}\n{home / 'surface.png'}")
 
 
@@ -89,7 +95,7 @@ def main() -> None:
     number = dense.spread("properties", run, painted, "thickness_mm")
     print(found)
     note = f"{asked.brains - 1} brain{'s' * (asked.brains > 2)} of {asked.sections} sections, {recipe.fit.steps} steps"
-    draw(asked.out, source, verbs.table(painted), found, number, within_mm=asked.within, note=note)
+    draw(asked.out, source, painted, found, number, within_mm=asked.within, note=note)
 
 
 if __name__ == "__main__":

@@ -248,10 +248,10 @@ def test_a_picture_has_its_axes_the_right_way_and_mixes_no_colours() -> None:
         assert (seen.vertex >= 0).any()
         pick = seen.image[high // 4, wide // 4 if mirrored else 3 * wide // 4]
         assert np.allclose(pick, [1, 1, 0]), azimuth
-    fine = render(sheet.vertices, sheet.faces, colour, FLAT, pixel_mm=0.01, lit=False)
-    inner = fine.image[60:-60, 60:-60].reshape(-1, 3)
+    fine = render(sheet.vertices, sheet.faces, colour, FLAT, pixel_mm=0.03, lit=False)
+    inner = fine.image[20:-20, 20:-20].reshape(-1, 3)
     share = np.isclose(inner, 0) | np.isclose(inner, 1)
-    assert share.all(axis=1).mean() > 0.99
+    assert share.all(axis=1).mean() > 0.98
 
 
 def test_a_figure_shows_classes_blanks_and_numbers(tmp_path: Path) -> None:

@@ -133,6 +133,9 @@ def _held_out(run: Run, recipe: Any, module: Any, *, quiet: bool) -> list[str]:
     return origin.held_out(samples.places, recipe.split)
 
 
+_SEEN = "every {0} is predicted by a read-out of others; the encoder was kept from fold {1} only, and saw the rest"
+
+
 def spread(
     task: Task,
     run: Run | str | Path,
@@ -148,9 +151,11 @@ def spread(
 ) -> Score:
     """Read a target out of a labelled run, and predict it at the places of a derived one, whose maps then show it.
 
-    The read-out is learned on the labelled rows of ``run`` alone, and predicts places of units (brains, sections,
-    blocks) that none of its training rows come from. The score is that of the labelled rows, as `brodmann.score` gives
-    it; it is kept in ``scores/`` of both runs, in the derived one with the predictions of its own places.
+    Read-outs are learned on the labelled rows of ``run`` alone, and each predicts the places of units (brains,
+    sections, blocks) that none of its training rows come from; without ``fold`` every unit is held out in turn, so that
+    the whole brain is painted. The score is that of the labelled rows, as `brodmann.score` gives it (of the fold that
+    the encoder never saw, if there is one); it is kept in ``scores/`` of both runs, in the derived one with the
+    predictions of its own places.
 
     Parameters
     ----------
@@ -189,14 +194,20 @@ def spread(
         questions.label(table, found.target, atlas=atlas)
     split = questions.split(table, by, fold, buffer_mm)
     kind = "ridge" if task == "properties" else probe or "linear"
-    said = elsewhere.predict(table, found.target, split, dense, probe=kind, seed=found.seed)
+    every = replace(split, fold=fold)
+    said = elsewhere.predict(table, found.target, every, dense, probe=kind, seed=found.seed)
+    seen = fold is None and split.fold is not None
     remarks = (
         f"value, interval and baselines are those of {found.n:,} labelled {found.what} of {home.path.name}; predicted "
         f"are {len(said.predicted):,} of {dense.n_obs:,} places of {there.path.name}, by read-outs of {said.learned}",
+        *([_SEEN.format(split.by, split.fold)] if seen else []),
         *(["not predicted: places of units that are not held out"] if len(said.predicted) < dense.n_obs else []),
         *(f"not as trained: {line}" for line in noted["changes"]),
     )
-    shown = replace(found, predicted=said.predicted, truth=found.truth[:0], remarks=(*found.remarks, *remarks))
+    words = f"{found.split}; painted: every {split.by}, by a read-out of others" if seen else found.split
+    shown = replace(
+        found, predicted=said.predicted, truth=found.truth[:0], split=words, remarks=(*found.remarks, *remarks)
+    )
     with there.lock():
         there.forget(f"scores/{file_name(shown.task, shown.target)}")
         shown.save(there.path)

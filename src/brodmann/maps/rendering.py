@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-_FINER = 3
+_FINER = 2
 """Samples of a pixel along each side; edges are smooth because they are averaged."""
 _INSIDE = np.array([0.62, 0.63, 0.65])
 """Colour of an open surface seen from below: nothing is painted there."""
@@ -144,7 +144,7 @@ def render(
     line = _jumps(depth) if lit else np.zeros(face.shape, dtype=bool)
     whole[line] *= 0.45
     if region is not None:
-        whole[_borders(vertex, np.asarray(region), depth)] *= 0.35
+        whole[_borders(vertex, np.asarray(region), depth)] *= 0.5
     image = whole.reshape(size[1], _FINER, size[0], _FINER, 3).mean(axis=(1, 3))
     middle = vertex[_FINER // 2 :: _FINER, _FINER // 2 :: _FINER]
     return Drawn(image, middle, low, pixel_mm)
@@ -167,9 +167,8 @@ def _light(
 ) -> Array:
     """Brightness of each sample, (k,): a lamp at the upper left, and an even light so that nothing is black."""
     flat = _normals(seen, faces)
-    total = np.zeros_like(seen)
-    for k in range(3):
-        np.add.at(total, faces[:, k], flat)
+    spread, n = np.repeat(flat, 3, axis=0), len(seen)
+    total = np.stack([np.bincount(faces.ravel(), weights=spread[:, k], minlength=n) for k in range(3)], axis=1)
     normal = (total[corner] * weight[:, :, None]).sum(axis=1)
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
     normal = np.where(above[:, None], normal, -normal)

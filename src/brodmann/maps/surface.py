@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
+_PER_INCH = 180
 BLANK = "#DFE2E6"
 """Colour of vertices of which nothing is known."""
 SIDES = (View(0.0, 0.0, "from the right"), View(180.0, 0.0, "from the left"))
@@ -232,8 +233,8 @@ def components(title: str, features: NDArray[np.floating], at: Projection, *, no
     rgb = np.tile(colour_of.rgb(BLANK) / 255, (len(at.row), 1))
     rgb[at.row >= 0] = colour_of.place_rgb(x @ axes[:3].T)[where.reshape(-1)]
     share = float((size[:3] ** 2).sum() / (size**2).sum())
-    said = f"red, green, blue: components 1-3, {share:.0%} of the variance"
-    return Painting(title, rgb, note="\n".join(part for part in (said, note) if part))
+    said = f"Red, green, blue: components 1, 2, 3, with {share:.0%} of the variance."
+    return Painting(title, rgb, note=f"{said} {note}".strip())
 
 
 def draw(
@@ -283,7 +284,7 @@ def draw(
     inches = (width_in - side - gap * (len(spans) + 1)) / wide.sum()  # per mm
     tall = max(span[1] + 1.0 for span in spans) * inches
     height = above + len(paintings) * (tall + heading) + below
-    pixel = 1 / (inches * 200)
+    pixel = 1 / (inches * _PER_INCH)
     with style():
         figure = Figure(figsize=(width_in, height))
         if title:
@@ -353,10 +354,9 @@ def _bar(figure: Figure, left: float, up: float, inches: float, about_mm: float)
 def _meaning(figure: Figure, axes: Any, painting: Painting, tall: float, *, said: bool) -> None:
     """Legend, scale or note of one painting."""
     del figure
-    if painting.legend and not said:
-        listed = {**painting.legend}
-        if painting.region is not None and (painting.region == 0).any():
-            listed["nothing near"] = BLANK
+    blank = painting.region is not None and bool((painting.region == 0).any())
+    listed = {**({} if said else painting.legend), **({"nothing near": BLANK} if blank else {})}
+    if listed:
         fit = beside(len(listed), tall - 0.3)
         fit["columns"] = min(fit["columns"], 2)
         legend(axes, listed, **fit, loc="upper left", bbox_to_anchor=(0, 1), fontsize=7)
@@ -370,7 +370,16 @@ def _meaning(figure: Figure, axes: Any, painting: Painting, tall: float, *, said
         inner.yaxis.tick_right()
         inner.set_title(name, fontsize=7.5, fontweight="normal", loc="left")
     if painting.note:
-        axes.text(0, 0.02, painting.note, fontsize=6.8, color=FAINT, va="bottom", transform=axes.transAxes, wrap=False)
+        axes.text(
+            0,
+            0.02,
+            "\n".join(textwrap.wrap(painting.note, 30)),
+            fontsize=6.8,
+            color=FAINT,
+            va="bottom",
+            transform=axes.transAxes,
+            wrap=False,
+        )
 
 
 def summary(at: Projection, *, rows: int) -> str:
