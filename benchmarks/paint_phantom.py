@@ -71,8 +71,10 @@ def draw(home: Path, source: Any, run: Run, found: Score, number: Score, *, with
             note=f"{text}  ·  {surface.summary(at, rows=len(held))}",
         )  # fmt: skip
         path = save(figure, home / f"{part}.png", dpi=110)
-        # for a page: a third of the size
-        cast("Any", Image).open(path).convert("RGB").quantize(200).save(home / f"{part}-small.png", optimize=True)
+        # for a page, half the size: steps of six in 255 are not seen
+        pixels = np.asarray(cast("Any", Image).open(path).convert("RGB"), dtype=np.float64)
+        coarse = np.clip(np.round(pixels / 6) * 6, 0, 255).astype(np.uint8)
+        cast("Any", Image).fromarray(coarse).save(home / f"{part}-small.png", optimize=True)
     print(f"{text}\n{surface.summary(at, rows=len(held))}\n{home / 'surface.png'}")
 
 

@@ -259,11 +259,12 @@ def test_every_place_is_told_by_rows_of_other_brains_only() -> None:
     assert said.learned == "400 labelled rows"
     poisoned = table.copy()
     own = (poisoned.obs["subject"] == "B0").to_numpy()
-    poisoned.obs["area"] = np.where(own, "low", poisoned.obs["area"])
+    swapped = poisoned.obs["area"].map({"low": "high", "high": "low"})
+    poisoned.obs["area"] = np.where(own, swapped, poisoned.obs["area"])
     again = elsewhere.predict(poisoned, "area", split, at).predicted
     there = (at.obs["subject"] == "B0").to_numpy()
     assert (again[there] == said.predicted[there]).all(), "labels of B0 say nothing of places in B0"
-    assert (again[~there] == "low").all(), "and are all that is known of B1"
+    assert (again[~there] != said.predicted[~there]).mean() > 0.97, "and are all that is known of B1"
     one = elsewhere.predict(table, "area", Split(by="brain", folds=0, fold=1), at)
     assert set(at.obs["subject"][one.predicted.index]) == {"B1"}
 

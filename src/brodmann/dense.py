@@ -111,12 +111,12 @@ def derive(
     lines = recipes.diff(recipes.plain(own), recipes.plain(recipe))
     if lines:
         say(f"described at other places than trained on: {'; '.join(lines)}")
-    with made.lock():
-        if noted is None:
+    if noted is None or not made.has("weights"):
+        with made.lock():
             origin.note(made, run, lines, _held_out(run, own, module, quiet=quiet))
-        if not made.has("weights"):
             made.save_weights(state, config, (run.path / "weights" / "card.md").read_text(encoding="utf-8"))
-        made.seal()
+            # only now: later the folder may hold shards that go again
+            made.seal()
     return made
 
 
