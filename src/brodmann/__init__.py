@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from brodmann.conversion import convert
+    from brodmann.exports import export
     from brodmann.inspection import validate
     from brodmann.results import map, score
     from brodmann.stages import pipeline
@@ -23,13 +24,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "convert", "embed", "fit", "load", "map", "pipeline", "recipe", "recipe_names", "score", "table", "validate",
+    "convert", "embed", "export", "fit", "load", "map", "pipeline", "recipe", "recipe_names", "score", "table",
+    "validate",
 ]  # fmt: skip
 
 _HOME = {
     **dict.fromkeys(("embed", "fit", "load", "recipe", "recipe_names", "table"), "verbs"),
     **dict.fromkeys(("map", "score"), "results"),
     "convert": "conversion",
+    "export": "exports",
     "pipeline": "stages",
     "validate": "inspection",
 }

@@ -20,6 +20,7 @@ from brodmann.errors import BrodmannError, Unwritable, Usage
 
 Positional = tyro.conf.Positional
 Asked = Literal["areas", "domains", "networks", "novelty", "properties", "responses", "search", "tuning", "wiring"]
+Format = Literal["csv", "geojson", "gifti", "h5ad", "nifti", "ome-zarr", "parquet", "precomputed", "vitessce"]
 Changes = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE ...")]
 
 _out = Console(soft_wrap=True, highlight=False, markup=False)
@@ -157,6 +158,46 @@ def map(run: Positional[Path], target: Positional[str] = "area", *, out: Path | 
     return 0
 
 
+def export(
+    run: Positional[Path],
+    *,
+    to: Format,
+    out: Path,
+    target: str | None = None,
+    onto: Path | None = None,
+    pixel_um: float | None = None,
+    voxel_mm: float | None = None,
+    within_mm: float | None = None,
+    features: bool = False,
+    url: str | None = None,
+    replace: bool = False,
+) -> int:
+    """Write what a run has found in a form that other tools read, with its space, units and scores beside it.
+
+    Args:
+        run: A run folder with a score.
+        to: ome-zarr, geojson (QuPath): each section. nifti, precomputed (neuroglancer), gifti: each brain. h5ad: a copy
+            of the file of cells. csv, parquet, vitessce: a row per sample.
+        out: A file for csv, parquet and h5ad, else a folder.
+        target: What was scored, domains, domain_<k>, novelty-<label>; all if not given, where a format holds several.
+        onto: h5ad: the file to copy; the run's own if not given. gifti: the mesh.
+        pixel_um: ome-zarr: finest pixels. geojson: pixel size of the image that the polygons are for.
+        voxel_mm: nifti, precomputed: side of a voxel.
+        within_mm: gifti: how far from a vertex the place may lie whose value it takes.
+        features: csv, parquet: also a column for each feature.
+        url: precomputed, vitessce: where the folder will be served; http://localhost:8000 if not given.
+        replace: Replace an earlier export; anything else is never touched.
+    """
+    from brodmann import exports
+
+    written = exports.export(
+        run, to, out, target=target, onto=onto, pixel_um=pixel_um, voxel_mm=voxel_mm, within_mm=within_mm,
+        features=features, url=url, replace=replace,
+    )  # fmt: skip
+    _out.print(f"exported: {written}")
+    return 0
+
+
 def pipeline(
     recipe: Positional[str],
     *,
@@ -224,7 +265,7 @@ def check() -> int:
     return 0 if healthy else 4
 
 
-VERBS = {verb.__name__: verb for verb in (recipes, fit, embed, score, map, pipeline, convert, validate, check)}
+VERBS = {verb.__name__: verb for verb in (recipes, fit, embed, score, map, export, pipeline, convert, validate, check)}
 
 
 def main(arguments: list[str] | None = None) -> None:

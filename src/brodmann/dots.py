@@ -52,6 +52,11 @@ class Dots:
         return np.asarray(self._plane, np.float64) - corner(self._plane)
 
     @property
+    def origin_um(self) -> NDArray[np.float32]:
+        """Where the picture's top left corner lies in the section's own plane, (2,) um."""
+        return corner(self._plane)
+
+    @property
     def width_um(self) -> float:
         """Width of the picture, um."""
         return float(self._xy[:, 0].max() + MARGIN_UM)
