@@ -25,7 +25,6 @@ SERVED = "http://localhost:8000"
 NONE = "not predicted"
 _MOST = 2_000_000
 """Rows that Vitessce has been shown to draw."""
-_UMAP = 20_000
 
 
 def write(found: Found, out: Path, *, url: str | None) -> dict[str, Any]:
@@ -47,10 +46,9 @@ def write(found: Found, out: Path, *, url: str | None) -> dict[str, Any]:
     xy = np.column_stack([np.asarray(found.obs[axis])[rows] for axis in ("x_um", "y_um")]).astype(np.float64)
     shift = _side_by_side(xy, section)
     spatial = xy + np.array([shift[str(name)] for name in section.categories])[labels.codes(section)]
-    plane = embedding.plane(
-        found.table[rows] if len(rows) < n else found.table,
-        limit=len(rows), method="auto" if len(rows) <= _UMAP else "pca",
-    )  # fmt: skip
+    some = found.table[rows] if len(rows) < n else found.table
+    # principal components: the same rows give the same picture, whatever is installed
+    plane = embedding.plane(some, limit=len(rows), method="pca")
     kind = plane.method.partition(",")[0].partition(" ")[0]
     sets = {"section": section, "subject": labels.column(found.table, "subject")[rows]}
     palettes = {name: colours(labels.used(values)) for name, values in sets.items()}
