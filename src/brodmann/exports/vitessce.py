@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -59,7 +60,8 @@ def write(found: Found, out: Path, *, url: str | None) -> dict[str, Any]:
     sets = {name: values.remove_unused_categories() for name, values in sets.items()}
     numbers = [answer for answer in found.answers if answer.numeric]
     table = _table(found, rows, sets, numbers, spatial, plane.xy, kind)
-    with anndata.settings.override(zarr_write_format=2):
+    with anndata.settings.override(zarr_write_format=2), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Writing zarr v2 data")
         table.write_zarr(out / STORE)
     spacing = labels.spacing_um(xy[labels.codes(section) == labels.codes(section)[0]])
     said = f"{len(rows):,} of {n:,} rows" if len(rows) < n else f"{n:,} rows"
