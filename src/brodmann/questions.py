@@ -18,12 +18,15 @@ from brodmann.progress import Say
 from brodmann.run import Run
 from brodmann.settings import Split
 from brodmann.systems import system
+from brodmann.tasks import _numbers as numbers
 from brodmann.tasks import responses as responses_task
 from brodmann.tasks import tuning as tuning_task
 from brodmann.tasks import wiring as wiring_task
 from brodmann.tasks._score import Score
 
-Task = Literal["areas", "domains", "networks", "novelty", "properties", "responses", "search", "tuning", "wiring"]
+Task = Literal[
+    "areas", "domains", "networks", "novelty", "properties", "responses", "search", "shortcuts", "tuning", "wiring"
+]  # fmt: skip
 ATLAS_LEVELS = {"ccf": "areas", "ccf-divisions": "divisions", "ccf-layers": "layers"}
 
 _USED: dict[Task, tuple[str, ...]] = {
@@ -34,6 +37,7 @@ _USED: dict[Task, tuple[str, ...]] = {
     "properties": ("target", "by", "fold", "buffer_mm", "against"),
     "responses": (),
     "search": ("by", "fold", "buffer_mm", "against"),
+    "shortcuts": ("target", "by", "fold", "buffer_mm", "against"),
     "tuning": ("target",),
     "wiring": ("against",),
 }
@@ -45,6 +49,7 @@ _QUESTIONS: dict[Task, str] = {
     "properties": "properties are numbers, read out of held-out rows by ridge regression.",
     "responses": "responses are predicted for every neuron, on the clips that the data keep for tests.",
     "search": "search compares features and places: it takes no labels and no read-out.",
+    "shortcuts": "shortcuts are vessels, folds, section and brain, read out linearly: less is better.",
     "tuning": "tuning is that of the model's responses to gratings: nothing is held out or read out.",
     "wiring": "wiring compares the features of neurons with their synapses, which come with the data.",
 }
@@ -76,7 +81,7 @@ def needed(task: Task, table: ad.AnnData) -> None:
         )  # fmt: skip
     raise Usage(
         "properties are numbers that are known of the rows.", found="no target.",
-        do=f"name a numeric column with --target; here there are {', '.join(_numeric(_obs(table))) or 'none'}.",
+        do=f"name a numeric column with --target; here there are {', '.join(numbers.columns(_obs(table))) or 'none'}.",
     )  # fmt: skip
 
 
@@ -292,10 +297,10 @@ def _suited(
     recipe, model = verbs.trained(run)
     source = verbs.open_source(recipe, str(about.get("data") or "") or verbs.data_of(run))
     samples = module.samples(source, recipe, part="all")
-    if target is not None and target not in (numbers := _numeric(samples.labels)):
+    if target is not None and target not in (told := _numeric(samples.labels)):
         raise Usage(
             f"the target should be a numeric column of the data, not '{target}'.",
-            found=f"{', '.join(numbers) or 'none'}.",
+            found=f"{', '.join(told) or 'none'}.",
         )
     new = module.unseen(model, samples)
     remarks: list[str] = []

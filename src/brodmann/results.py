@@ -27,6 +27,7 @@ from brodmann.tasks import networks as networks_task
 from brodmann.tasks import novelty as novelty_task
 from brodmann.tasks import properties as properties_task
 from brodmann.tasks import search as search_task
+from brodmann.tasks import shortcuts as shortcuts_task
 from brodmann.tasks._score import Score, file_name
 
 
@@ -48,14 +49,14 @@ def score(
 
     Parameters
     ----------
-    task : {"areas", "domains", "networks", "novelty", "properties", "responses", "search", "tuning", "wiring"}
+    task : {"areas", "domains", "networks", "novelty", "properties", "shortcuts", "search", ...}
         ``areas``: can areas be read out of tissue never seen? ``networks``: can functional networks, beyond what place
         alone tells? (``by="section"`` holds out hemispheres where these are the sections, as in tables of surfaces.)
         ``domains``: which regions form, and do they agree with
         the target? (Of the features; below 20,000 rows of their surroundings, by a consensus without the network: the
         score's ``scored`` says which.) ``novelty``: are there borders inside the regions of the target that it does not
         draw? ``search``: do similar features mean the same place? ``properties``: can a number be read out of rows
-        never seen?
+        never seen? ``shortcuts``: do features tell vessels, folds, section or brain, which they should not?
 
         Of neurons: ``responses``: are responses to clips predicted that were never trained on? ``tuning``: does the
         model prefer the orientations that the neurons prefer, when it is shown gratings? ``wiring``: are neurons with
@@ -66,8 +67,9 @@ def score(
     target : str, optional
         For ``areas``: a label column (by default ``area``), for ``networks`` (``network``) and for ``novelty``; or
         ``ccf``, ``ccf-divisions``, ``ccf-layers`` for tables in CCFv3. For ``properties``: a numeric column. For
-        ``tuning``: the column with what is known, in degrees (by default ``orientation_deg``, of the bars, where there
-        is one).
+        ``shortcuts``: one of them (``vessel``, ``fold``, ``section``, ``brain``) or a numeric column, instead of all
+        that the table tells. For ``tuning``: the column with what is known, in degrees (by default
+        ``orientation_deg``, of the bars, where there is one).
     by : {"brain", "section", "block"}, optional
         Unit that is held out whole; by default that of the recipe.
     fold : int, optional
@@ -114,7 +116,7 @@ def score(
         if target is None and task in {"novelty", "properties"}:
             questions.needed(task, table)
         target = target or {"areas": "area", "networks": "network"}.get(task)
-        if target is not None and task != "properties":
+        if target is not None and task not in {"properties", "shortcuts"}:
             label(table, target, atlas=atlas)
         rivals = questions.rivals(against)
         if task == "domains":
@@ -131,6 +133,9 @@ def score(
             found = questions.wiring(run, table, rivals)
         elif task == "search":
             found = search_task.retrieval(table, questions.split(table, by, fold, buffer_mm), extra_tables=rivals)
+        elif task == "shortcuts":
+            split = questions.split(table, by, fold, buffer_mm)
+            found = shortcuts_task.shortcuts(table, split, target=target, extra_tables=rivals)
         elif task == "properties":
             split = questions.split(table, by, fold, buffer_mm)
             found = properties_task.properties(table, str(target), split, extra_tables=rivals)
@@ -235,8 +240,8 @@ def _plain(score: Path) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in {"ids", "predicted", "truth"}}
 
 
-_NUMBERS = ("properties", "responses", "tuning")
-"""Questions whose answer is a number for every row; maps paint classes."""
+_NUMBERS = ("properties", "responses", "shortcuts", "tuning")
+"""Questions whose answer is no class of every row; maps paint classes."""
 
 
 def _scored(run: Run, target: str) -> tuple[Score, dict[str, str] | None]:

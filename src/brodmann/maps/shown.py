@@ -118,8 +118,8 @@ class Shown:
 
         Decided by the interval of the paired gain where there is one, else by the values alone.
         """
-        # a distance and an angle of error are better when they are smaller
-        sign = -1.0 if self.metric.endswith(("mm", "deg")) else 1.0
+        # a distance, an angle of error and a shortcut are better when they are smaller
+        sign = -1.0 if self.metric.endswith(("mm", "deg", "lower is better")) else 1.0
         beaten: list[str] = []
         unclear: list[str] = []
         better: list[str] = []

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from brodmann import splits
 from brodmann.errors import Refused, Usage
 from brodmann.settings import Split
 from brodmann.splits import Fold
 from brodmann.tasks import _metrics as metrics
+from brodmann.tasks import _numbers as numbers
 from brodmann.tasks import _rivals as rivals
 from brodmann.tasks import _rows
 from brodmann.tasks._drawn import drawn
@@ -30,9 +30,6 @@ Parts = list[tuple[Rows, Rows]]
 NULLS = 8
 _NULL_ROWS = 4000
 _FIXED_PENALTY = 1e-2
-_NEIGHBOURS = (5, 15)
-_FEWEST = 20
-_WRAPPED = ("orientation_deg", "direction_deg")
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,12 +107,17 @@ def properties(
     """
     obs = _rows.places(table)
     made = _rows.check_folds(table, split, None if folds is None else list(folds))
-    y, remarks = _numbers(obs, target)
-    parts = _parts(made, y)
+    if target in numbers.WRAPPED and target in obs:
+        raise Usage(
+            "properties are numbers on a line.", found=f"'{target}', an angle whose two ends are one.",
+            do=f"ask `{'shortcuts' if target == 'angle_deg' else 'tuning'}`, or give its sine and cosine as columns.",
+        )  # fmt: skip
+    y, remarks = numbers.known(obs, target)
+    parts = numbers.parts(made, y)
     tested = np.concatenate([test for _, test in parts])
     if float(np.ptp(y[tested])) == 0:
         raise Refused(f"'{target}' should differ between held-out rows.", found=f"{y[tested][0]:g} everywhere.")
-    inner = _inner(obs, splits.groups(obs, split))
+    inner = numbers.inner(obs, split)
     x = _rows.features(table)
 
     def read_out(features: NDArray[np.float32]) -> Real:
@@ -146,13 +148,13 @@ def properties(
         where, kind = metrics.coordinates(obs)
         placed = bool(np.isfinite(where).all() and np.ptp(where, axis=0).any())
         if placed:
-            forms = _from_position(where, kind, y, parts, inner, seed)
+            forms = numbers.from_position(where, kind, y, parts, inner, seed)
             form = max(forms, key=lambda name: judge.value(forms[name]))
             note = f"best form on the held-out rows: {form}"
             against["coordinates only"], gains["coordinates only"] = judge.against(value, draws, forms[form], note)
             if against["coordinates only"].value >= value:
                 remarks.append("position alone tells this number at least as well as the features do")
-            together = _joined(x, where, y, parts, inner, seed)
+            together = numbers.joined(x, where, y, parts, inner, seed)
             own, drawn_ = judge.value(together), judge.draws(together)
             _, gain = judge.against(own, drawn_, forms[form])
             note = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over coordinates only"
@@ -178,80 +180,6 @@ def r_squared(truth: Real, said: Real, level: Real) -> float:
     """One minus the squared error over that of ``level``, which was known before: NaN if that has none."""
     whole = float(((truth - level) ** 2).sum())
     return 1 - float(((truth - said) ** 2).sum()) / whole if whole > 0 else float("nan")
-
-
-def _numbers(obs: pd.DataFrame, target: str) -> tuple[Real, list[str]]:
-    """The target of every row, NaN where it is not known; and how many are not."""
-    numeric = [str(name) for name in obs.columns if pd.api.types.is_numeric_dtype(obs[name])]
-    if target not in numeric or pd.api.types.is_bool_dtype(obs[target]):
-        raise Usage(
-            f"the target should be a numeric column of the table, not '{target}'.",
-            found=f"{', '.join(numeric) or 'none'}.",
-            do="ask `areas` about a column of names." if target in obs else "",
-        )
-    if target in _WRAPPED:
-        raise Usage(
-            "properties are numbers on a line.", found=f"'{target}', an angle whose two ends are one.",
-            do="ask `tuning`, or give its sine and cosine as columns.",
-        )  # fmt: skip
-    y = obs[target].to_numpy(dtype=np.float64, na_value=np.nan)
-    y = np.where(np.isfinite(y), y, np.nan)
-    known = int((~np.isnan(y)).sum())
-    if known < _FEWEST:
-        raise Refused(f"'{target}' should be known of at least {_FEWEST} rows.", found=f"{known} of {len(y)}.")
-    return y, [f"{len(y) - known:,} of {len(y):,} rows have no '{target}'"] if known < len(y) else []
-
-
-def _parts(made: Sequence[Fold], y: Real) -> Parts:
-    """Known training and test rows of each fold that tests some."""
-    known = ~np.isnan(y)
-    parts = [(fold.train[known[fold.train]], fold.test[known[fold.test]]) for fold in made]
-    parts = [(train, test) for train, test in parts if len(test)]
-    if not parts or min(len(train) for train, _ in parts) < _FEWEST:
-        raise Refused(
-            f"every fold should hold {_FEWEST} known rows to learn from, and some fold known rows to test.",
-            found=f"{min((len(train) for train, _ in parts), default=0)} to learn from.",
-            do="choose another fold, or a split whose groups are known.",
-        )
-    return parts
-
-
-def _inner(obs: pd.DataFrame, group: NDArray[Any]) -> Callable[[Rows], NDArray[Any]]:
-    """Groups of training rows on which the penalty is chosen: those of the split; sections, where there is one."""
-    fine = splits.groups(obs, Split(by="section"))
-
-    def of(rows: Rows) -> NDArray[Any]:
-        return group[rows] if len(set(group[rows].tolist())) > 1 else fine[rows]
-
-    return of
-
-
-def _from_position(
-    where: Real, kind: str, y: Real, parts: Parts, inner: Callable[[Rows], NDArray[Any]], seed: int
-) -> dict[str, Real]:
-    """Predictions from places alone, in every form that is tried."""
-    found = {rivals.SMOOTH.format(kind): _joined(np.empty((len(y), 0), np.float32), where, y, parts, inner, seed)}
-    for k in _NEIGHBOURS:
-        said: list[Real] = []
-        for train, test in parts:
-            # A list of ranks, so that one neighbour still comes as a column.
-            ranks = cast("Any", list(range(1, min(k, len(train)) + 1)))
-            distance, index = cast("Any", KDTree(where[train]).query(where[test], k=ranks))
-            weight = 1 / np.maximum(distance, 1e-6)
-            said.append((weight * y[train][index]).sum(axis=1) / weight.sum(axis=1))
-        found[f"{k} nearest places ({kind})"] = np.concatenate(said)
-    return found
-
-
-def _joined(
-    x: NDArray[np.float32], where: Real, y: Real, parts: Parts, inner: Callable[[Rows], NDArray[Any]], seed: int
-) -> Real:
-    """Predictions from smooth functions of position beside features."""
-    said: list[Real] = []
-    for train, test in parts:
-        both = np.hstack([rivals.place_features(where, train, seed), x])
-        said.append(fit_predict("ridge", both[train], y[train], inner(train), both[test], seed)[0])
-    return np.concatenate(said)
 
 
 def _null(
