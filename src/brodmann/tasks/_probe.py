@@ -6,8 +6,8 @@ training rows alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, cast
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,14 @@ PENALTIES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)
 """Strengths tried, strongest first so that each fit starts from a smoother one."""
 
 NEIGHBOURS = 15
+_GRID = np.logspace(-5, 2, 15)
+"""Strengths tried for ridge regression."""
 _CHOOSE_ROWS = 6000
 _BLOCK = 4096
+
+
+class _Solved(Protocol):
+    def __call__(self, penalty: float, rows: NDArray[np.float32], count: int | None = None) -> NDArray[np.float64]: ...
 
 
 def fit_predict(
@@ -67,6 +73,7 @@ def fit_predict(
     test = ((np.asarray(x_test, dtype=np.float32) - mean) * scale).astype(np.float32)
     # Far beyond anything seen in training a linear readout only extrapolates; artefacts end up here.
     np.clip(test, -20, 20, out=test)
+    train, test = _standardised(x_train, x_test)
     if probe == "ridge":
         return _ridge(train, np.asarray(y_train, dtype=np.float64), groups_train, test, seed, penalty)
     classes, codes = np.unique(np.asarray(y_train), return_inverse=True)
@@ -121,11 +128,27 @@ def _standard(
     x_train: NDArray[np.floating],
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
     """Training rows with mean 0 and SD 1, their mean, and one over their SD."""
+def ridge_all(
+    x_train: NDArray[np.floating], y_train: NDArray[np.float64], x_test: NDArray[np.floating], penalty: float
+) -> NDArray[np.float64]:
+    """Ridge regression of many numbers (n, t) at once, each as `fit_predict` does it with this penalty: (m, t)."""
+    train, test = _standardised(x_train, x_test)
+    return _ridge_path(train, y_train)(penalty, test)
+
+
+def _standardised(
+    x_train: NDArray[np.floating], x_test: NDArray[np.floating]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     mean = np.asarray(x_train, dtype=np.float32).mean(axis=0, dtype=np.float64)
     sd = np.asarray(x_train, dtype=np.float32).std(axis=0, dtype=np.float64)
     # A feature that is constant in training tells nothing; dividing by its SD would make noise of it.
     scale = np.where(sd > 1e-7 * (np.abs(mean) + 1), 1 / np.maximum(sd, 1e-30), 0.0)
     return ((np.asarray(x_train, dtype=np.float32) - mean) * scale).astype(np.float32), mean, scale
+    train = ((np.asarray(x_train, dtype=np.float32) - mean) * scale).astype(np.float32)
+    test = ((np.asarray(x_test, dtype=np.float32) - mean) * scale).astype(np.float32)
+    # Far beyond anything seen in training a linear readout only extrapolates; artefacts end up here.
+    np.clip(test, -20, 20, out=test)
+    return train, test
 
 
 def choose_penalty(x: NDArray[np.float32], codes: NDArray[np.int64], groups_train: NDArray[Any], seed: int) -> float:
@@ -239,6 +262,32 @@ def _knn(
     return np.divide(votes, total, out=np.full_like(votes, 1 / n_classes), where=total > 0)
 
 
+def ridge_components(
+    x_train: NDArray[np.floating],
+    y_train: NDArray[np.float64],
+    groups_train: NDArray[Any],
+    x_test: NDArray[np.floating],
+    counts: Sequence[int],
+) -> NDArray[np.float64]:
+    """Ridge regression on the first principal components of the training rows, a penalty for each number of them.
+
+    Returns
+    -------
+    ndarray (len(counts), m) float64
+        Predictions of the test rows; with all components those of `fit_predict`.
+    """
+    train, test = _standardised(x_train, x_test)
+    inner = _inner_test(groups_train)
+    penalties = [1e-2] * len(counts)
+    if inner is not None:
+        solve, learned = _ridge_path(train[~inner], y_train[~inner]), train[inner]
+        for k, count in enumerate(counts):
+            errors = [float(np.mean((solve(p, learned, count) - y_train[inner]) ** 2)) for p in _GRID]
+            penalties[k] = float(_GRID[int(np.argmin(errors))])
+    solve = _ridge_path(train, y_train)
+    return np.array([solve(penalty, test, count) for penalty, count in zip(penalties, counts, strict=True)])
+
+
 def _ridge(
     train: NDArray[np.float32],
     y: NDArray[np.float64],
@@ -252,23 +301,25 @@ def _ridge(
     inner = _inner_test(groups_train) if penalty is None else None
     if inner is not None:
         solve = _ridge_path(train[~inner], y[~inner])
-        grid = np.logspace(-5, 2, 15)
-        errors = [float(np.mean((solve(p, train[inner]) - y[inner]) ** 2)) for p in grid]
-        penalty = float(grid[int(np.argmin(errors))])
+        errors = [float(np.mean((solve(p, train[inner]) - y[inner]) ** 2)) for p in _GRID]
+        penalty = float(_GRID[int(np.argmin(errors))])
     predicted = _ridge_path(train, y)(1e-2 if penalty is None else penalty, test)
     return predicted, np.empty((len(test), 0), dtype=np.float32)
 
 
-def _ridge_path(
-    x: NDArray[np.float32], y: NDArray[np.float64]
-) -> Callable[[float, NDArray[np.float32]], NDArray[np.float64]]:
-    centre, level = x.mean(axis=0, dtype=np.float64), float(y.mean())
+def _ridge_path(x: NDArray[np.float32], y: NDArray[np.float64]) -> _Solved:
+    """Predictions for a penalty, rows and a number of components (all if not given).
+
+    ``y`` is one number (n,) or several (n, t), which share the decomposition.
+    """
+    centre, level = x.mean(axis=0, dtype=np.float64), y.mean(axis=0)
     variance, axes = np.linalg.eigh((x.T @ x / len(x)).astype(np.float64) - np.outer(centre, centre))
     # x.T @ (y - level) is already free of the mean of x, because y - level sums to zero.
     target = axes.T @ (x.T @ (y - level) / len(x))
 
-    def predict(penalty: float, rows: NDArray[np.float32]) -> NDArray[np.float64]:
-        weights = axes @ (target / (np.maximum(variance, 0) + penalty))
+    def predict(penalty: float, rows: NDArray[np.float32], count: int | None = None) -> NDArray[np.float64]:
+        kept = slice(0 if count is None else len(variance) - count, None)
+        weights = axes[:, kept] @ (target[kept].T / (np.maximum(variance[kept], 0) + penalty)).T
         return (rows - centre) @ weights + level
 
     return predict

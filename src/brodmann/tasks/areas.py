@@ -17,14 +17,13 @@ from brodmann.splits import Fold
 from brodmann.tasks import _classes, _rows
 from brodmann.tasks import _metrics as metrics
 from brodmann.tasks import _rivals as rivals
+from brodmann.tasks import _unrelated as unrelated
 from brodmann.tasks._drawn import drawn
 from brodmann.tasks._probe import fit_predict
 from brodmann.tasks._score import Estimate, Score
 
 Codes = NDArray[np.int64]
 
-NULLS = 8
-_NULL_ROWS = 4000
 _DRAWS = 5
 _FIXED_PENALTY = 1e-2
 
@@ -109,14 +108,13 @@ def areas(
     cluster, unit, remarks = drawn(table, split, tested)
     boot = metrics.Bootstrap.of(cluster, seed)
     matrix = metrics.confusion(truth, said, size)
-    draws = boot.confusions(truth, said, size)
     judge = _classes.Judge(truth, size, boot, metrics.macro_f1)
+    recall = _classes.Judge(truth, size, boot, metrics.balanced_accuracy)
+    right = _classes.Judge(truth, size, boot, metrics.accuracy)
     value, overall = judge.value(said), judge.estimate(said)
     more = {
-        "balanced accuracy": metrics.estimate(
-            float(metrics.balanced_accuracy(matrix)), metrics.balanced_accuracy(draws), f"chance {1 / size:.2f}"
-        ),
-        "accuracy": metrics.estimate(float(metrics.accuracy(matrix)), metrics.accuracy(draws)),
+        "balanced accuracy": recall.estimate(said, f"chance {1 / size:.2f}"),
+        "accuracy": right.estimate(said),
         **_borders(obs, brain, codes, tested, said, border_mm),
     }
     remarks = [*known.remarks, *remarks, *_caveats(table, split, extra_tables or {})]
@@ -139,7 +137,14 @@ def areas(
         for name, rival in found.items():
             against[name], gains[name] = judge.estimate(rival, notes.get(name, "")), judge.gain(said, rival)
         more |= _together(x, given, coordinates, codes, group, parts, {**found, **forms}, judge, seed, read_out)
-        against["spatial null"], more["features, as the null"] = _null(x, obs, brain, codes, made, size, probe, seed)
+        null = unrelated.of_classes(
+            x, next(iter(coordinates.values())), _rows.numbers(obs["subject"])[0], codes, parts,
+            probe=probe, measure=metrics.macro_f1, seed=seed,
+        )  # fmt: skip
+        estimates = null.estimates()
+        against["spatial null"] = estimates.pop("spatial null")
+        more |= estimates
+        remarks += null.remarks()
         if against["coordinates only"].value >= value:
             remarks.append(
                 "position alone names these areas at least as well as the features do; an atlas's labels are "
@@ -226,34 +231,6 @@ def _together(
         )
         result[name] = judge.estimate(said, note)
     return result
-
-
-def _null(
-    x: NDArray[np.float32],
-    obs: pd.DataFrame,
-    brain: NDArray[np.object_],
-    codes: Codes,
-    made: Sequence[Fold],
-    size: int,
-    probe: Literal["linear", "knn"],
-    seed: int,
-) -> tuple[Estimate, Estimate]:
-    """Spatial null and, beside it, the features' own value at the null's smaller training budget."""
-    where, _ = metrics.coordinates(obs)
-
-    def value(labels: Codes, train: NDArray[np.int64], test: NDArray[np.int64]) -> float:
-        said, _ = fit_predict(probe, x[train], labels[train], brain[train], x[test], seed, penalty=_FIXED_PENALTY)
-        return float(metrics.macro_f1(metrics.confusion(labels[test], said, size)))
-
-    usable = [fold for fold in made if (codes[fold.test] >= 0).any()]
-    moved, true = rivals.null_draws(value, where, brain, codes, usable, repeats=NULLS, rows=_NULL_ROWS, seed=seed)
-    low, high = np.percentile(moved, [5, 95])
-    text = f"labels moved through the brain, {NULLS} times; mean, 5th and 95th percentile"
-    same = f"on at most {_NULL_ROWS:,} training rows of one fold at a time, as the spatial null"
-    return (
-        Estimate(float(moved.mean()), float(low), float(high), text),
-        Estimate(float(true.mean()), float(true.min()), float(true.max()), same),
-    )
 
 
 def _few(

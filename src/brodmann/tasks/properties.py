@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,8 +16,8 @@ from brodmann.settings import Split
 from brodmann.splits import Fold
 from brodmann.tasks import _metrics as metrics
 from brodmann.tasks import _numbers as numbers
-from brodmann.tasks import _rivals as rivals
-from brodmann.tasks import _rows
+from brodmann.tasks import _rows, _spectrum
+from brodmann.tasks import _unrelated as unrelated
 from brodmann.tasks._drawn import drawn
 from brodmann.tasks._probe import fit_predict
 from brodmann.tasks._score import Estimate, Score
@@ -26,10 +25,6 @@ from brodmann.tasks._score import Estimate, Score
 Real = NDArray[np.float64]
 Rows = NDArray[np.int64]
 Parts = list[tuple[Rows, Rows]]
-
-NULLS = 8
-_NULL_ROWS = 4000
-_FIXED_PENALTY = 1e-2
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +132,9 @@ def properties(
             float(np.median(np.abs(said - y[tested]))), note=f"in the unit of {target}; SD {float(y[tested].std()):.3g}"
         ),
     }
+    for count, kept in _spectrum.read_out(x, y, parts, inner).items():
+        name = f"{count} principal component{'s' * (count > 1)}"
+        more[name] = metrics.estimate(judge.value(kept), judge.draws(kept), "R^2; components of the training rows")
     remarks += [*limits, _rows.exposure(table, split)]
     against: dict[str, Estimate] = {}
     gains: dict[str, Estimate] = {}
@@ -159,7 +157,12 @@ def properties(
             _, gain = judge.against(own, drawn_, forms[form])
             note = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over coordinates only"
             more["coordinates + features"] = metrics.estimate(own, drawn_, note)
-            against["spatial null"], more["features, as the null"] = _null(x, where, obs, y, made, inner, seed)
+            brain = _rows.numbers(obs["subject"])[0]
+            null = unrelated.of_numbers(x, where, brain, y, parts, seed=seed)
+            estimates = null.estimates()
+            against["spatial null"] = estimates.pop("spatial null")
+            more |= estimates
+            remarks += null.remarks()
         else:
             remarks.append("not all places are known: nothing is compared with position")
         for name, features in given.items():
@@ -180,36 +183,6 @@ def r_squared(truth: Real, said: Real, level: Real) -> float:
     """One minus the squared error over that of ``level``, which was known before: NaN if that has none."""
     whole = float(((truth - level) ** 2).sum())
     return 1 - float(((truth - said) ** 2).sum()) / whole if whole > 0 else float("nan")
-
-
-def _null(
-    x: NDArray[np.float32],
-    where: Real,
-    obs: pd.DataFrame,
-    y: Real,
-    made: Sequence[Fold],
-    inner: Callable[[Rows], NDArray[Any]],
-    seed: int,
-) -> tuple[Estimate, Estimate]:
-    """R^2 for numbers carried to other places by a movement of the brain and, beside it, for the true ones."""
-
-    def value(owner: Rows, train: Rows, test: Rows) -> float:
-        # a row's label is the row whose number it takes
-        learned = y[owner[train]]
-        said, _ = fit_predict("ridge", x[train], learned, inner(train), x[test], seed, penalty=_FIXED_PENALTY)
-        return r_squared(y[owner[test]], said, np.full(len(test), learned.mean()))
-
-    codes = np.where(np.isnan(y), -1, np.arange(len(y)))
-    usable = [fold for fold in made if (codes[fold.test] >= 0).any()]
-    brain = obs["subject"].astype(str).to_numpy(dtype=object)
-    moved, true = rivals.null_draws(value, where, brain, codes, usable, repeats=NULLS, rows=_NULL_ROWS, seed=seed)
-    low, high = np.nanpercentile(moved, [5, 95])
-    text = f"numbers moved through the brain, {NULLS} times; mean, 5th and 95th percentile"
-    same = f"on at most {_NULL_ROWS:,} training rows of one fold at a time, as the spatial null"
-    return (
-        Estimate(float(np.nanmean(moved)), float(low), float(high), text),
-        Estimate(float(np.nanmean(true)), float(np.nanmin(true)), float(np.nanmax(true)), same),
-    )
 
 
 def _correlation(a: Real, b: Real) -> float:
