@@ -13,7 +13,6 @@ from brodmann import splits
 from brodmann.errors import Leak, Refused, Usage
 from brodmann.settings import Split
 from brodmann.tasks import _probe as probes
-from brodmann.tasks import _rivals as rivals
 from brodmann.tasks.areas import areas
 
 BRAIN = Split(by="brain", folds=0)
@@ -215,18 +214,3 @@ def test_test_rows_do_not_change_what_is_learned():
     whole, _ = probes.fit_predict("linear", x[:600], y[:600], group[:600], x[600:], 0)
     part, _ = probes.fit_predict("linear", x[:600], y[:600], group[:600], np.vstack([x[600:650], 50 + x[:9]]), 0)
     assert (whole[:50] == part[:50]).all()
-
-
-def test_moved_labels_keep_their_smoothness_and_lose_their_place():
-    table = planted(registration_mm=0.0)
-    xyz, brain = splits.positions(table.obs), table.obs["subject"].to_numpy()
-    codes = np.unique(table.obs["area"], return_inverse=True)[1]
-    own = {"space": xyz}
-    train, test = np.flatnonzero(brain != "B0"), np.flatnonzero(brain == "B0")
-    for draw in range(5):
-        moved = rivals.transported(xyz, brain, codes, np.random.default_rng(draw))
-        assert rivals._kappa(codes, moved) < 0.3
-        said = rivals.from_position(own, moved, brain, [(train, test)], 6, 0)["5 nearest places (space)"]
-        assert (said == moved[test]).mean() > 0.75
-    sheet = rivals.transported(xyz[:, :2], brain, codes, np.random.default_rng(0))
-    assert rivals._kappa(codes, sheet) < 0.5

@@ -29,6 +29,8 @@ _PAIRS, _LOOK = 40_000, 3000
 _RANKS = (2, 3, 5, 9, 17, 33)
 """Neighbours with which a row is paired: close pairs are rare among random ones."""
 _BINS, _LENGTHS = 24, 9
+_REACH, _OVERALL = 0.25, 5.0
+"""Pairs up to this quantile of distances are fitted, as in Burt et al.: one map says little of far ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,16 +76,22 @@ class Field:
         rng = stream(seed, "field pairs", n)
         z = ndtri((rankdata(values) - 0.5) / n)
         a, b = _pairs(where, brain, rng)
-        distance = np.linalg.norm(where[a] - where[b], axis=1)
-        reach = float(np.median(distance[-_PAIRS:]))
+        distance, half = np.linalg.norm(where[a] - where[b], axis=1), (z[a] - z[b]) ** 2 / 2
+        every, reach = distance[-_PAIRS:], float(np.quantile(distance[-_PAIRS:], _REACH))
+        if reach <= 0:
+            return cls(where, values, brain, np.ones(1), np.zeros(1), 1.0, 0.0)
+        whole = float(half[-_PAIRS:].mean())
         some = (distance <= reach) & (a != b)
-        a, b, distance = a[some], b[some], distance[some]
+        a, b, distance, half = a[some], b[some], distance[some], half[some]
         bin_, h = _binned(distance)
-        count = np.maximum(np.bincount(bin_, minlength=len(h)), 1)
-        half = np.bincount(bin_, (z[a] - z[b]) ** 2, len(h)) / (2 * count)
-        lengths = np.geomspace(max(h[0], 0.01 * reach), reach, _LENGTHS)
-        rise = 1 - np.exp(-(h[:, None] ** 2) / (2 * lengths**2))
-        weights = cast("Real", nnls(np.column_stack([np.ones(len(h)), rise]), half)[0])
+        count = np.bincount(bin_, minlength=len(h))
+        # what is shorter than the closest pairs are apart is nugget
+        lengths = np.geomspace(min(h[0], reach), 2 * reach, _LENGTHS)
+        overall = np.array([1.0, *((1 - np.exp(-(every**2) / (2 * length**2))).mean() for length in lengths)])
+        rise = np.column_stack([np.ones(len(h)), 1 - np.exp(-(h[:, None] ** 2) / (2 * lengths**2))])
+        # surrogates take the true values and so their variance: what pairs differ by altogether must fit first of all
+        aim = np.append(np.bincount(bin_, half, len(h)) / count, _OVERALL * whole)
+        weights = cast("Real", nnls(np.vstack([rise, _OVERALL * overall]), aim)[0])
         nugget, variances = float(weights[0]), weights[1:]
         if variances.sum() <= 0:
             return cls(where, values, brain, lengths, np.zeros(_LENGTHS), 1.0, 0.0)
