@@ -82,3 +82,20 @@ def test_small_or_flat_arrays_are_refused():
         baselines.statistics(np.zeros((1, 1, 16, 16), np.uint8))
     with pytest.raises(ValueError, match="C, H, W"):
         baselines.profile(np.zeros((64, 64), np.uint8))
+
+
+def test_the_shape_of_a_profile_is_its_moments_over_depth():
+    """Stain over depth as a distribution: a low narrow layer has a deep centroid and a small spread."""
+    depth = (np.arange(32) + 0.5) / 32
+    layer = np.exp(-((depth - 0.7) ** 2) / (2 * 0.1**2)).astype(np.float32)
+    image = np.broadcast_to(np.repeat(layer, 3)[None, None, :, None], (1, 1, 96, 64)).copy()
+    found = baselines.profile_shape(np.concatenate([image, 3 * image, np.zeros_like(image)]))
+    weight = layer / layer.sum()
+    assert found.shape == (3, 10)
+    assert found[0, 0] == pytest.approx(layer.mean(), abs=1e-4)
+    assert found[0, 1] == pytest.approx(weight @ depth, abs=1e-4)
+    assert found[0, 2] == pytest.approx(np.sqrt(weight @ (depth - weight @ depth) ** 2), abs=1e-4)
+    # more stain of the same layers changes the two means alone
+    assert np.allclose(found[1, [0, 5]], 3 * found[0, [0, 5]], rtol=1e-4)
+    assert np.allclose(found[1, [1, 2, 3, 4, 6, 7, 8, 9]], found[0, [1, 2, 3, 4, 6, 7, 8, 9]], atol=1e-3)
+    assert (found[2] == 0).all()

@@ -93,11 +93,23 @@ def test_the_untrained_control_is_the_recipes_model_before_its_first_step(sample
 def test_controls_have_a_row_per_patch(samples):
     made = patches.controls(verbs.recipe("patches-tiny", SMALL), samples)
     batch = samples.read(np.arange(5))
-    assert set(made) == {"untrained", "statistics", "profile", "profile_sd"}
+    assert set(made) == {"untrained", "statistics", "profile", "profile_sd", "profile_shape"}
     for name, describe in made.items():
         found = describe(batch)
         assert found.shape[0] == 5, name
         assert np.isfinite(found).all(), name
+
+
+def test_the_shape_of_the_profile_does_not_know_how_strongly_a_section_is_stained(samples):
+    describe = patches.controls(verbs.recipe("patches-tiny", SMALL), samples)["profile_shape"]
+    batch = samples.read(np.arange(5))
+    # Beer-Lambert: twice the stain squares what passes through; the section's level is measured on the same image
+    level = batch["level"].clone()
+    through = ((batch["image"].float() + 1).log() - level[:, 0, :, None, None]) * 2 + level[:, 0, :, None, None]
+    twice = {**batch, "image": through.exp() - 1, "level": torch.cat([level[:, :1], 2 * level[:, 1:]], dim=1)}
+    once = describe(batch)
+    assert np.allclose(describe(twice), once, rtol=1e-2, atol=1e-3)
+    assert once.std(axis=0).min() > 0
 
 
 def test_a_source_without_points_cannot_be_sampled_along_the_ribbon(source):

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from brodmann.cortex.profiles import shape
+
 OCTAVES = 4
 ORIENTATIONS = 8
 EDGE_CELLS = 3
@@ -93,6 +95,25 @@ def profile_sd(images: NDArray[Any]) -> NDArray[np.float32]:
         return torch.cat([mean, (square - mean.square()).clamp_min(0).sqrt()], dim=1)
 
     return _in_blocks(images, both, 2 * DEPTHS)
+
+
+def profile_shape(images: NDArray[Any]) -> NDArray[np.float32]:
+    """Shape of the laminar profile: ten numbers, as cytoarchitecture has long been measured (`cortex.profiles.shape`).
+
+    Parameters
+    ----------
+    images : ndarray (n, C, H, W) uint8 or float
+        Patches with the pia up; colours are averaged. Floats should be density that is 0 on the empty slide: the
+        profile is treated as a distribution over depth, and what is below 0 counts as empty.
+
+    Returns
+    -------
+    ndarray (n, 10) float32
+        Mean, centroid, SD, skewness and kurtosis of the profile and of its absolute derivative; 0 where an empty patch
+        has none.
+    """
+    found = shape(np.maximum(profile(images).astype(np.float64), 0)).to_numpy()
+    return np.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32)
 
 
 def _in_blocks(images: NDArray[Any], describe: Any, width: int) -> NDArray[np.float32]:

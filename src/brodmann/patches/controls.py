@@ -32,6 +32,7 @@ def controls(recipe: Recipe, samples: PatchSamples) -> dict[str, Control]:
     if recipe.samples.where == "ribbon" and recipe.samples.upright:
         found["profile"] = _on_density(baselines.profile)
         found["profile_sd"] = _on_density(baselines.profile_sd)
+        found["profile_shape"] = _shape
     return found
 
 
@@ -50,6 +51,11 @@ def dark_area(batch: Batch) -> NDArray[np.float32]:
     mean, sd = (batch["level"][:, k, :, None, None] for k in (1, 2))
     dark = (density > -0.5 * mean / sd).float()
     return torch.stack([part.mean(dim=(1, 2, 3)) for part in (density, dark)], dim=1).numpy()
+def _shape(batch: Batch) -> NDArray[np.float32]:
+    """Moments need a density that is 0 on the empty slide; 1 is the section's mean tissue, so that stain drops out."""
+    mean, sd = (batch["level"][:, k, :, None, None] for k in (1, 2))
+    stained = (views.density(batch["image"], batch["level"]) * sd + mean).mean(dim=1, keepdim=True)
+    return baselines.profile_shape((stained / mean.mean(dim=1, keepdim=True).clamp_min(1e-2)).numpy())
 
 
 def _on_density(describe: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Control:

@@ -16,6 +16,8 @@ from brodmann.errors import Refused, Usage
 from brodmann.settings import Split, plain
 from brodmann.splits import Fold
 
+_ORDER = ("untrained", "statistics", "profile", "profile_sd", "profile_shape")
+
 
 @dataclass(frozen=True)
 class Labelled:
@@ -80,7 +82,7 @@ def baselines(table: AnnData) -> dict[str, NDArray[np.float32]]:
     """Rival features that came with the table, by name: each (n, k) float32."""
     stored = cast("Mapping[str, Any]", table.obsm)
     found = {name.removeprefix("baseline_"): stored[name] for name in stored if name.startswith("baseline_")}
-    order = {name: i for i, name in enumerate(("untrained", "statistics", "profile", "profile_sd"))}
+    order = {name: i for i, name in enumerate(_ORDER)}
     return {
         name: _finite(np.asarray(found[name], dtype=np.float32), name)
         for name in sorted(found, key=lambda name: (order.get(name, 9), name))
