@@ -19,7 +19,6 @@ from brodmann.arguments import together
 from brodmann.errors import BrodmannError, Unwritable, Usage
 
 Positional = tyro.conf.Positional
-Asked = Literal["areas", "domains", "networks", "novelty", "properties", "responses", "search", "tuning", "wiring"]
 Format = Literal["csv", "geojson", "gifti", "h5ad", "nifti", "ome-zarr", "parquet", "precomputed", "vitessce"]
 Asked = Literal[
     "areas", "domains", "networks", "novelty", "properties", "responses", "search", "shortcuts", "tuning", "wiring"

@@ -69,10 +69,6 @@ def fit_predict(
     probabilities : ndarray (m, K) float32
         Columns in sorted order of class; for ``ridge`` an empty (m, 0).
     """
-    train, mean, scale = _standard(x_train)
-    test = ((np.asarray(x_test, dtype=np.float32) - mean) * scale).astype(np.float32)
-    # Far beyond anything seen in training a linear readout only extrapolates; artefacts end up here.
-    np.clip(test, -20, 20, out=test)
     train, test = _standardised(x_train, x_test)
     if probe == "ridge":
         return _ridge(train, np.asarray(y_train, dtype=np.float64), groups_train, test, seed, penalty)
@@ -124,10 +120,6 @@ def directions(
     return ((weights - others) * scale[:, None]).T.astype(np.float32)
 
 
-def _standard(
-    x_train: NDArray[np.floating],
-) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
-    """Training rows with mean 0 and SD 1, their mean, and one over their SD."""
 def ridge_all(
     x_train: NDArray[np.floating], y_train: NDArray[np.float64], x_test: NDArray[np.floating], penalty: float
 ) -> NDArray[np.float64]:
@@ -139,16 +131,22 @@ def ridge_all(
 def _standardised(
     x_train: NDArray[np.floating], x_test: NDArray[np.floating]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    train, mean, scale = _standard(x_train)
+    test = ((np.asarray(x_test, dtype=np.float32) - mean) * scale).astype(np.float32)
+    # Far beyond anything seen in training a linear readout only extrapolates; artefacts end up here.
+    np.clip(test, -20, 20, out=test)
+    return train, test
+
+
+def _standard(
+    x_train: NDArray[np.floating],
+) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+    """Training rows with mean 0 and SD 1, their mean, and one over their SD."""
     mean = np.asarray(x_train, dtype=np.float32).mean(axis=0, dtype=np.float64)
     sd = np.asarray(x_train, dtype=np.float32).std(axis=0, dtype=np.float64)
     # A feature that is constant in training tells nothing; dividing by its SD would make noise of it.
     scale = np.where(sd > 1e-7 * (np.abs(mean) + 1), 1 / np.maximum(sd, 1e-30), 0.0)
     return ((np.asarray(x_train, dtype=np.float32) - mean) * scale).astype(np.float32), mean, scale
-    train = ((np.asarray(x_train, dtype=np.float32) - mean) * scale).astype(np.float32)
-    test = ((np.asarray(x_test, dtype=np.float32) - mean) * scale).astype(np.float32)
-    # Far beyond anything seen in training a linear readout only extrapolates; artefacts end up here.
-    np.clip(test, -20, 20, out=test)
-    return train, test
 
 
 def choose_penalty(x: NDArray[np.float32], codes: NDArray[np.int64], groups_train: NDArray[Any], seed: int) -> float:
