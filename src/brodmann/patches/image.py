@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 
 from brodmann.errors import Refused
 from brodmann.patches.resample import Pixels, crop_affine
+
+if TYPE_CHECKING:
+    from brodmann.patches.readers.layermap import LayerMap
 
 OVERVIEW_LIMIT_PX = 100_000_000
 """Largest overview; beyond it a wrong pixel size is the likely cause."""
@@ -132,6 +135,8 @@ class ImageSection:
         Polarity a sidecar states; None measures it.
     notes : list of str
         Remarks that `brodmann.inspection` prints.
+    layers : LayerMap or None
+        Which cortical layer every place of the section is in.
     """
 
     id: str
@@ -142,6 +147,7 @@ class ImageSection:
     points: pd.DataFrame | None = None
     stated_dark: bool | None = None
     notes: list[str] = field(default_factory=list[str])
+    layers: LayerMap | None = None
 
     @property
     def channels(self) -> int:
@@ -204,6 +210,23 @@ class ImageSection:
                 found=f"x {x_um} um, y {y_um} um, angle {angle_deg} deg, pixel {pixel_um} um on section {self.id}.",
             )
         return self._cut(x_um, y_um, size_px, pixel_um, angle_deg, np.array(self.background, np.uint8))
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """Classes of `crop_mask`, from the slide above the pia to white matter; empty where no layers are drawn."""
+        return () if self.layers is None else self.layers.names
+
+    def crop_mask(self, x_um: float, y_um: float, *, size_px: int, pixel_um: float, angle_deg: float = 0.0) -> Pixels:
+        """Layers (size_px, size_px) under the patch that `crop` gives for the same arguments.
+
+        Returns
+        -------
+        uint8 : index into `layer_names`, or `source.UNLABELLED`
+            Of the label that lies at each pixel's centre; outside the image it is 0.
+        """
+        if self.layers is None:
+            raise Refused(f"{self.id} should have layers.", found="none.", do='state "layers" in sections.json.')
+        return self.layers.crop(x_um, y_um, size_px=size_px, pixel_um=pixel_um, angle_deg=angle_deg)
 
     def _cut(self, x_um: float, y_um: float, size_px: int, pixel_um: float, angle_deg: float, fill: Pixels) -> Pixels:
         level = self.level_for(pixel_um)

@@ -49,6 +49,31 @@ def crop_affine(
     return cast("Pixels", _turned(image, x_px, y_px, size_px, scale, math.sin(turn), math.cos(turn), fill))
 
 
+def crop_labels(
+    plane: Pixels, x_px: float, y_px: float, size_px: int, scale: tuple[float, float], angle_deg: float
+) -> Pixels:
+    """Square crop of a label plane: the label under the centre of each pixel that `crop_affine` would give.
+
+    Parameters
+    ----------
+    plane : (H, W) uint8
+    x_px, y_px : float
+        Centre of the crop in the plane's pixels, edge based.
+    size_px : int
+        Side of the output.
+    scale : (float, float)
+        Input pixels per output pixel, across and down.
+    angle_deg : float
+        As in `crop_affine`.
+
+    Returns
+    -------
+    (size_px, size_px) uint8; 0 outside the plane
+    """
+    turn = math.radians(angle_deg)
+    return cast("Pixels", _nearest(plane, x_px, y_px, size_px, *scale, math.sin(turn), math.cos(turn)))
+
+
 def halve(image: Pixels) -> Pixels:
     """Next level of a pyramid: mean of 2 x 2 pixels, odd last rows and columns averaged over what there is.
 
@@ -186,6 +211,23 @@ def _near_border(plane: Any, x: float, y: float, fill: Any) -> Any:
             within = 0 <= x0 + dx < width and 0 <= y0 + dy < height
             value += wx * wy * (np.float32(plane[y0 + dy, x0 + dx]) if within else fill)
     return value
+
+
+@_compile
+def _nearest(
+    plane: Any, x_px: float, y_px: float, size_px: int, across: float, down: float, sin: float, cos: float
+) -> Any:
+    height, width = plane.shape
+    out = np.zeros((size_px, size_px), np.uint8)
+    for i in range(size_px):
+        below = i + 0.5 - 0.5 * size_px
+        for j in range(size_px):
+            right = j + 0.5 - 0.5 * size_px
+            column = math.floor(x_px + (right * cos - below * sin) * across)
+            row = math.floor(y_px + (right * sin + below * cos) * down)
+            if 0 <= row < height and 0 <= column < width:
+                out[i, j] = plane[row, column]
+    return out
 
 
 @_compile

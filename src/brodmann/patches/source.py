@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 PLAUSIBLE_MM = (0.2, 250.0)
 """Longer side of the largest section: from a scrap of tissue to a slide of a whole human brain."""
 
+LAYERS = ("background", "I", "II", "III", "IV", "V", "VI", "white matter")
+"""Classes of `LayeredSection.crop_mask` where a sidecar names no others, in the order of depth."""
+UNLABELLED = 255
+"""Class of a place of which nothing is known: it is neither learned from nor judged."""
+
 
 class Section(Protocol):
     """One section of one brain; reads pixels only when asked, from any thread.
@@ -102,6 +107,21 @@ class Section(Protocol):
 
     def place(self, xy_um: NDArray[np.floating]) -> NDArray[np.float64]:
         """Positions (n, 2) in um from the top left corner -> (n, 3) mm in the source's space."""
+        ...
+
+
+class LayeredSection(Section, Protocol):
+    """A section that knows which cortical layer its places are in."""
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """Classes in the order of depth, "background" first; empty where this section's layers are not drawn."""
+        ...
+
+    def crop_mask(
+        self, x_um: float, y_um: float, *, size_px: int, pixel_um: float, angle_deg: float = 0.0
+    ) -> NDArray[np.uint8]:
+        """Classes (size_px, size_px) under the patch that `crop` gives; `UNLABELLED` where nothing is known."""
         ...
 
 

@@ -71,9 +71,7 @@ def density(image: Tensor, level: Tensor) -> Tensor:
 
 def apply(od: Tensor, rows: Tensor) -> Tensor:
     """Views of standardised density ``(B, C, H, W)`` for parameter rows ``(B, 12)``; reflects at the edges."""
-    theta = torch.stack([rows[:, [0, 1, 4]], rows[:, [2, 3, 5]]], dim=1)
-    grid = F.affine_grid(theta, list(od.shape), align_corners=False)
-    view = F.grid_sample(od, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    view = _moved(od, rows, "bilinear")
     gain, gamma, blur, noise = (rows[:, k, None, None, None] for k in (6, 7, 8, 9))
     # gamma acts on a positive density: the shift keeps tissue well inside the curve's steady part
     view = ((view + 4).clamp_min(0.05) / 4).pow(gamma) * 4 - 4
@@ -83,6 +81,17 @@ def apply(od: Tensor, rows: Tensor) -> Tensor:
     if bool((noise > 0).any()):
         view = view + noise * _noise(od, rows)
     return view
+
+
+def apply_labels(labels: Tensor, rows: Tensor) -> Tensor:
+    """Labels ``(B, H, W)`` uint8 moved as `apply` moves the image under the same rows; nearest, never mixed."""
+    return _moved(labels[:, None].float(), rows, "nearest")[:, 0].to(labels.dtype)
+
+
+def _moved(image: Tensor, rows: Tensor, how: str) -> Tensor:
+    theta = torch.stack([rows[:, [0, 1, 4]], rows[:, [2, 3, 5]]], dim=1)
+    grid = F.affine_grid(theta, list(image.shape), align_corners=False)
+    return F.grid_sample(image, grid, mode=how, padding_mode="reflection", align_corners=False)
 
 
 def _noise(od: Tensor, rows: Tensor) -> Tensor:

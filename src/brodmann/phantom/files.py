@@ -12,21 +12,21 @@ from numpy.typing import NDArray
 
 from brodmann.errors import Usage
 from brodmann.patches.resample import halve
-from brodmann.patches.source import Source
+from brodmann.patches.source import LAYERS, Source
 from brodmann.phantom import areas
 from brodmann.phantom.draw import Labels
 from brodmann.phantom.section import PhantomSection
 
 _CHUNK = 512
 _SMALLEST_PX = 256
-_LAYERS = ("I", "II", "III", "IV", "V", "VI", "white matter")
 
 
 def write(source: Source, folder: str | Path, *, labels: bool = True) -> Path:
     """Write every section of a phantom, readable like any other data set.
 
     Per section ``B1_s07.ome.zarr`` (OME-Zarr 0.5, 512-px chunks, pyramid by 2; with ``labels/layers`` and
-    ``labels/areas``) and ``B1_s07.csv`` (`PhantomSection.points`); ``sections.json`` ties them together.
+    ``labels/areas``) and ``B1_s07.csv`` (`PhantomSection.points`); ``sections.json`` ties them together, and names the
+    layers, so that they can be learned from.
 
     Parameters
     ----------
@@ -58,6 +58,7 @@ def write(source: Source, folder: str | Path, *, labels: bool = True) -> Path:
         stem = section.id.replace("/", "_")
         store = folder / f"{stem}.ome.zarr"
         _image(store, stem, section.overview(section.native_um), section.native_um)
+        drawn = {"layers": f"{store.name}/labels/layers"} if labels else {}
         if labels:
             _labels(store, section)
         cast("Any", section.points).to_csv(folder / f"{stem}.csv", index=False, float_format="%.6g")
@@ -65,6 +66,7 @@ def write(source: Source, folder: str | Path, *, labels: bool = True) -> Path:
             {
                 "file": store.name, "id": section.id, "subject": section.subject, "pixel_um": section.native_um,
                 "dark_stain": section.dark_stain, "to_mm": section.plane.to_mm.tolist(), "points": f"{stem}.csv",
+                **drawn,
             }
         )  # fmt: skip
     sidecar = folder / "sections.json"
@@ -85,7 +87,7 @@ def _image(store: Path, name: str, image: NDArray[np.uint8], um: float) -> None:
 def _labels(store: Path, section: PhantomSection) -> None:
     group = cast("Any", zarr).open_group(store / "labels", mode="w", zarr_format=3)
     group.attrs["ome"] = {"version": "0.5", "labels": ["layers", "areas"]}
-    kinds: tuple[tuple[Labels, tuple[str, ...]], ...] = (("layers", _LAYERS), ("areas", areas.NAMES))
+    kinds: tuple[tuple[Labels, tuple[str, ...]], ...] = (("layers", LAYERS[1:]), ("areas", areas.NAMES))
     for what, names in kinds:
         levels = [section.mask(what)]
         while max(levels[-1].shape) > _SMALLEST_PX:

@@ -12,7 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from brodmann.errors import Usage
-from brodmann.patches.resample import crop_affine, halve
+from brodmann.patches.resample import crop_affine, crop_labels, halve
+from brodmann.patches.source import LAYERS
 from brodmann.phantom import cells, draw, known, stain
 from brodmann.phantom.brain import Brain
 from brodmann.phantom.cut import Geometry, Plane, solve
@@ -71,6 +72,7 @@ class PhantomSection:
     channels: int = 1
     dark_stain: bool = True
     background: tuple[int, ...] = (stain.SLIDE,)
+    layer_names: tuple[str, ...] = LAYERS
     _lock: Any = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -120,13 +122,9 @@ class PhantomSection:
         what: Labels = "layers",
     ) -> Image:  # fmt: skip
         """Labels (size_px, size_px) uint8 under the patch that `crop` gives for the same arguments."""
-        whole, turn = self.mask(what), np.deg2rad(angle_deg)
-        step = (np.arange(size_px) + 0.5 - size_px / 2) * pixel_um
-        down, right = np.meshgrid(step, step, indexing="ij")
-        column = np.floor((x_um + right * np.cos(turn) - down * np.sin(turn)) / self.native_um).astype(int)
-        row = np.floor((y_um + right * np.sin(turn) + down * np.cos(turn)) / self.native_um).astype(int)
-        inside = (row >= 0) & (row < whole.shape[0]) & (column >= 0) & (column < whole.shape[1])
-        return np.where(inside, whole[row.clip(0, whole.shape[0] - 1), column.clip(0, whole.shape[1] - 1)], 0)
+        um = self.native_um
+        scale = pixel_um / um
+        return crop_labels(self.mask(what), x_um / um, y_um / um, size_px, (scale, scale), angle_deg)
 
     def cells(self) -> cells.Cells:
         """Every cell of the section; see `cells.Cells` for the columns."""

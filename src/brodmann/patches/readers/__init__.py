@@ -11,7 +11,7 @@ import numpy as np
 
 from brodmann.errors import BrodmannError, Refused
 from brodmann.patches.image import Image, ImageSection
-from brodmann.patches.readers import masks, quicknii, sidecar, spots
+from brodmann.patches.readers import layermap, masks, quicknii, sidecar, spots
 from brodmann.patches.readers.placing import content_of, placed
 from brodmann.patches.readers.sidecar import Entry, Stated
 from brodmann.patches.source import Source
@@ -278,6 +278,10 @@ def _section(
         mask, labels = inside(folder, entry.mask), (stated.cortex_labels, stated.white_labels)
         section.points, notes = masks.points(mask, *labels, **size)
         section.notes += notes
+    if entry.layers is not None:
+        file = inside(folder, entry.layers)
+        _refuse_links(file)
+        section.layers = layermap.LayerMap(file, stated.layer_labels, **size)
     return section
 
 

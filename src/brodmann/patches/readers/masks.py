@@ -16,6 +16,8 @@ from brodmann.errors import Refused
 SPACING_MM = 0.1
 """Distance between points; a recipe's ``samples.spacing_mm`` thins them."""
 LARGEST_PX = 400_000_000
+_TIFF = {".tif", ".tiff"}
+_GREY = {"L", "I;16", "P"}
 
 
 def points(
@@ -44,15 +46,8 @@ def points(
     Refused
         No such file, not a plane of labels, another shape than the image, or no cortex between pia and white matter.
     """
-    mask = _labels(path)
-    across, down = width_um / mask.shape[1], height_um / mask.shape[0]
-    # one pixel more or less is what rounding a smaller copy's size leaves
-    if abs(across - down) > 1.5 * max(across, down) / min(mask.shape):
-        raise Refused(
-            f"{path.name} should have the shape of its image, {width_um:,.0f} x {height_um:,.0f} um.",
-            found=f"{mask.shape[1]} x {mask.shape[0]} pixels, {across:.3g} um wide and {down:.3g} um high.",
-            cause="a mask of another section, or a cropped or turned copy.",
-        )
+    mask = plane(path)
+    across, down = pixel(path, mask.shape, width_um=width_um, height_um=height_um)
     pixel_um = (across * down) ** 0.5
     other = [int(label) for label in np.unique(mask) if label not in {0, *cortex, *white}]
     field = ribbon(mask, pixel_um, cortex=cortex, white=white, cut=other)
@@ -67,26 +62,88 @@ def points(
     return table.loc[:, kept], said
 
 
-def _labels(path: Path) -> NDArray[np.integer[Any]]:
-    """The label plane (h, w) of a file."""
+def pixel(path: Path, shape: tuple[int, ...], *, width_um: float, height_um: float) -> tuple[float, float]:
+    """Width and height (um) of a pixel of a label plane (rows, columns) that covers the whole image.
+
+    Raises
+    ------
+    Refused
+        The plane has another shape than the image.
+    """
+    across, down = width_um / shape[1], height_um / shape[0]
+    # one pixel more or less is what rounding a smaller copy's size leaves
+    if abs(across - down) > 1.5 * max(across, down) / min(shape):
+        raise Refused(
+            f"{path.name} should have the shape of its image, {width_um:,.0f} x {height_um:,.0f} um.",
+            found=f"{shape[1]} x {shape[0]} pixels, {across:.3g} um wide and {down:.3g} um high.",
+            cause="a mask of another section, or a cropped or turned copy.",
+        )
+    return across, down
+
+
+def plane(path: Path) -> NDArray[np.integer[Any]]:
+    """The label plane (h, w) of a file.
+
+    Raises
+    ------
+    Refused
+        No such file, not a plane of whole numbers, or one of more than `LARGEST_PX` pixels.
+    """
     if not path.exists():
         raise Refused(f"mask {path.name} should exist.", found="no such file.")
     try:
-        plane = _zarr(path) if path.is_dir() else _image(path)
+        found = _zarr(path) if path.is_dir() else _image(path)
     except (OSError, ValueError, KeyError) as error:
         raise Refused(
             f"mask {path.name} should be a PNG, a TIFF or an OME-Zarr label image.", found=f"{error}."
         ) from error
-    if plane.ndim != 2 or plane.dtype.kind not in "ui":
+    if found.ndim != 2 or found.dtype.kind not in "ui":
         raise Refused(
-            f"mask {path.name} should be one plane of whole numbers.", found=f"shape {plane.shape}, {plane.dtype}.",
+            f"mask {path.name} should be one plane of whole numbers.", found=f"shape {found.shape}, {found.dtype}.",
             cause="a picture of the mask in colours, or probabilities.", do="save the labels themselves, 8 or 16 bit.",
         )  # fmt: skip
-    return plane
+    return found
+
+
+def shape(path: Path) -> tuple[int, int]:
+    """Rows and columns of a label plane; only its header is read.
+
+    Raises
+    ------
+    Refused
+        As `plane`.
+    """
+    if not path.exists():
+        raise Refused(f"mask {path.name} should exist.", found="no such file.")
+    try:
+        if path.is_dir():
+            found = _array(path).shape
+        elif path.suffix.lower() in _TIFF:
+            import tifffile
+
+            with tifffile.TiffFile(path) as file:
+                found = file.pages[0].shape
+        else:
+            from PIL import Image
+
+            with Image.open(path) as file:
+                found = (file.height, file.width, *([3] if file.mode not in _GREY else []))
+    except (OSError, ValueError, KeyError) as error:
+        raise Refused(
+            f"mask {path.name} should be a PNG, a TIFF or an OME-Zarr label image.", found=f"{error}."
+        ) from error
+    _bounded(path, found)
+    flat = tuple(size for size in found if size != 1) if len(found) > 2 else found
+    if len(flat) != 2:
+        raise Refused(
+            f"mask {path.name} should be one plane of whole numbers.", found=f"shape {found}.",
+            cause="a picture of the mask in colours, or probabilities.", do="save the labels themselves, 8 or 16 bit.",
+        )  # fmt: skip
+    return int(flat[0]), int(flat[1])
 
 
 def _image(path: Path) -> NDArray[Any]:
-    if path.suffix.lower() in {".tif", ".tiff"}:
+    if path.suffix.lower() in _TIFF:
         import tifffile
 
         with tifffile.TiffFile(path) as file:
@@ -97,17 +154,22 @@ def _image(path: Path) -> NDArray[Any]:
     # sizes are bounded here, so Pillow need not
     with Image.open(path) as file:
         _bounded(path, (file.height, file.width))
-        return np.asarray(file if file.mode in {"L", "I;16", "P"} else file.convert("RGB"))
+        return np.asarray(file if file.mode in _GREY else file.convert("RGB"))
 
 
 def _zarr(path: Path) -> NDArray[Any]:
+    array = _array(path)
+    _bounded(path, array.shape)
+    return np.squeeze(np.asarray(array[...]))
+
+
+def _array(path: Path) -> Any:
+    """Finest level of an OME-Zarr label image."""
     import zarr
 
     group = cast("Any", zarr).open_group(path, mode="r")
     ome = group.attrs.get("ome", group.attrs)
-    array = group[ome["multiscales"][0]["datasets"][0]["path"]]
-    _bounded(path, array.shape[-2:])
-    return np.squeeze(np.asarray(array[...]))
+    return group[ome["multiscales"][0]["datasets"][0]["path"]]
 
 
 def _bounded(path: Path, shape: tuple[int, ...]) -> None:

@@ -42,6 +42,8 @@ class Entry:
     """Table of places to sample."""
     mask: str | None = None
     """Labels of cortex and white matter of the whole section: places are taken along the middle of cortex, upright."""
+    layers: str | None = None
+    """Label image of cortical layers of the whole section, at any pixel size: what layer segmentation learns from."""
     channel: Annotated[int, pydantic.Field(ge=0)] | None = None
     """Which channel of a multi-channel image."""
     range: tuple[float, float] | None = None
@@ -74,6 +76,8 @@ class Stated:
     """Labels of cortex in every ``mask``, such as those of its layers."""
     white_labels: tuple[int, ...] = (2,)
     """Labels of white matter."""
+    layer_labels: dict[str, tuple[int, ...]] | None = None
+    """Which values of every ``layers`` image are which layer, from the pia down; see `layermap.coded`."""
     sections: list[Entry] | None = None
 
     def of(
