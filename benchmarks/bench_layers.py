@@ -144,18 +144,18 @@ def scored(found: dict[str, dict[str, np.ndarray]], seed: int):
 def summary(cells: list[tuple[int, int, int, dict]]) -> str:
     """A line per count and row: mean over folds and seeds, the least and most of them, and the gain of the main row."""
     lines: list[dict[str, object]] = []
-    for count, _, seed, found in cells:
+    for count, fold, seed, found in cells:
         main, score = scored(found, seed)
         off = score.more.get("border error, um")
         lines.append(
             {"labels": count, "row": main, "F1": score.value, "low": score.interval[0], "high": score.interval[1],
-             "border": off.value if off else np.nan, "n": score.n, "sections": score.n_groups}
+             "border": off.value if off else np.nan, "fold": fold, "n": score.n, "sections": score.n_groups}
         )  # fmt: skip
         for name, rival in score.baselines.items():
             gain, off = score.gains[name], score.more.get(f"border error of {name}, um")
             lines.append(
                 {"labels": count, "row": name, "F1": rival.value, "low": rival.low, "high": rival.high,
-                 "border": off.value if off else np.nan, "gain": gain.value, "gain low": gain.low,
+                 "border": off.value if off else np.nan, "fold": fold, "gain": gain.value, "gain low": gain.low,
                  "gain high": gain.high, "n": score.n, "sections": score.n_groups}
             )  # fmt: skip
     table = pd.DataFrame(lines)
@@ -173,7 +173,7 @@ def summary(cells: list[tuple[int, int, int, dict]]) -> str:
             f"| {count or 'all'} | {name} | {f1.mean():.3f} | {f1.min():.3f} - {f1.max():.3f} | {interval} | "
             f"{part['border'].mean():.0f} | {shown} | {len(part)} |"
         )
-    n, sections = table.groupby(["labels", "row"])[["n", "sections"]].sum().max()
+    n, sections = table.drop_duplicates("fold")[["n", "sections"]].sum()
     return f"n {n:,} held-out patches, {sections} sections, by brain\n\n" + "\n".join(text) + "\n"
 
 

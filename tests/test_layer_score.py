@@ -163,6 +163,7 @@ def test_border_errors_are_those_of_a_loop():
     # another bank of a sulcus above, a hole of the unknown, a layer that is absent
     truth[0, :8, :12] = np.arange(7, -1, -1)[:, None]
     truth[1, 4:7, 10:20] = 255
+    truth[1, 31:, 22:36] = 2
     truth[2][truth[2] == 4] = 5
     truth[3, 18:24, 5:9] = 255
     for share in (0.0, 0.15, 0.7):
