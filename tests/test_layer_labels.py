@@ -94,6 +94,20 @@ def test_a_written_phantom_is_read_back_with_the_same_layers(planted):
             assert len(np.unique(labels)) >= 5
 
 
+def test_planted_labels_lie_where_the_planted_image_lies_however_it_is_turned(planted):
+    section = planted[0].sections[0]
+    for row in section.points.iloc[10::40].itertuples():
+        # about the pia, so that slide and tissue share the patch
+        turn = np.deg2rad(row.angle_deg)
+        x_um, y_um = row.x_um + 1300 * np.sin(turn), row.y_um - 1300 * np.cos(turn)
+        for angle in (0.0, 60.0, 135.0):
+            asked = {"size_px": 48, "pixel_um": 32.0, "angle_deg": row.angle_deg + angle}
+            slide = section.crop_mask(x_um, y_um, **asked) == 0
+            bright = section.crop(x_um, y_um, **asked)[0] > 225
+            assert 0.1 < slide.mean() < 0.9
+            assert (slide == bright).mean() > 0.95, (row.Index, angle, (slide == bright).mean())
+
+
 def test_layers_stand_upright_under_samples(planted):
     source, _ = planted
     samples = PatchSamples(source, recipe("patches-tiny", {"samples.size_px": 64, "samples.pixel_um": 64.0}))

@@ -13,9 +13,9 @@ from brodmann.maps.outlines import joined, outlines
 from brodmann.patches.resample import crop_labels
 
 
-def bands(high=120, wide=160):
+def bands(high=120, wide=160, thick=24):
     y, x = np.mgrid[:high, :wide]
-    return ((y + 6 * np.sin(x / 15)) // 24).clip(0, 4).astype(np.uint8)
+    return ((y + 6 * np.sin(x / 15)) // thick % 5).astype(np.uint8)
 
 
 def test_an_outline_encloses_its_pixels_and_leaves_out_holes():
@@ -43,7 +43,7 @@ def test_an_outline_encloses_its_pixels_and_leaves_out_holes():
 
 
 def test_an_outline_of_a_turned_patch_lies_on_the_section():
-    plane, rng = bands(), np.random.default_rng(0)
+    plane, rng = bands(thick=9), np.random.default_rng(0)
     for angle in (0.0, 30.0, -100.0):
         patch = crop_labels(plane, 80.0, 60.0, 40, (1.0, 1.0), angle)
         made = outlines(patch, tuple("abcde"), pixel_um=10.0, place=(800.0, 600.0, angle), properties={"id": "p"})

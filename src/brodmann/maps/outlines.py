@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import contourpy
 import numpy as np
@@ -132,10 +132,9 @@ def _polygons(mask: NDArray[np.bool_]) -> list[list[Real]]:
     field = np.pad(mask.astype(np.float64), 1)
     at = [np.arange(size) - 0.5 for size in field.shape]
     kind = contourpy.FillType.OuterOffset
-    points, offsets = contourpy.contour_generator(at[1], at[0], field, fill_type=kind).filled(0.5, 2.0)
+    found: Any = contourpy.contour_generator(at[1], at[0], field, fill_type=kind).filled(0.5, 2.0)
     return [
-        [np.asarray(piece[a:b], np.float64) for a, b in pairwise(offset)]
-        for piece, offset in zip(cast("list[Real]", points), cast("list[Any]", offsets), strict=True)
+        [np.asarray(piece[a:b], np.float64) for a, b in pairwise(offset)] for piece, offset in zip(*found, strict=True)
     ]
 
 
