@@ -51,6 +51,8 @@ def dark_area(batch: Batch) -> NDArray[np.float32]:
     mean, sd = (batch["level"][:, k, :, None, None] for k in (1, 2))
     dark = (density > -0.5 * mean / sd).float()
     return torch.stack([part.mean(dim=(1, 2, 3)) for part in (density, dark)], dim=1).numpy()
+
+
 def _shape(batch: Batch) -> NDArray[np.float32]:
     """Moments need a density that is 0 on the empty slide; 1 is the section's mean tissue, so that stain drops out."""
     mean, sd = (batch["level"][:, k, :, None, None] for k in (1, 2))
