@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from brodmann import settings as recipes
+from brodmann.start import sentences
 from brodmann.systems import name_of
 
 
-def card(recipe: Any, source: Any, samples: Any) -> str:
+def card(recipe: Any, source: Any, samples: Any, start: Mapping[str, Any] | None = None) -> str:
     """Markdown that goes with the weights of a run.
 
     Parameters
@@ -20,6 +21,8 @@ def card(recipe: Any, source: Any, samples: Any) -> str:
         The data that it was trained on.
     samples : Samples
         Those of the training, see `brodmann.samples.Samples`.
+    start : mapping, optional
+        Whose weights it began with, as in ``run.json``.
     """
     system = name_of(recipe)
     trained, limits = _SAID[system](recipe, samples)
@@ -27,6 +30,7 @@ def card(recipe: Any, source: Any, samples: Any) -> str:
         f"# {system} model",
         "",
         f"Trained on {trained} of '{source.name}', in space '{samples.space.name}'.",
+        *sentences(start or {}),
         "",
         "## Input contract",
         *(f"- {key}: {value}" for key, value in recipes.plain(recipe.samples).items()),
@@ -54,6 +58,15 @@ def _held_out(recipe: Any, source: Any, samples: Any) -> str:
 
 
 def _patches(recipe: Any, samples: Any) -> tuple[str, list[str]]:
+    if tune := recipe.tune:
+        learned, checked, names = len(samples.learned), len(samples.held), len(samples.classes)
+        encoder = "fitted to labels" if tune.encoder == "tuned" else "kept as it began"
+        return f"{learned:,} labelled patches of {_brains(samples)}", [
+            f"Supervised by the column '{tune.target}' ({names} classes): the encoder was {encoder}, its head learned "
+            f"from these labels, and {checked:,} more on other sections set its temperature and threshold.",
+            "The head names no class that it was not taught; its probabilities are calibrated on brains it knows.",
+            "Other stains, species or pixel sizes than above are untested; embed refuses none of them.",
+        ]
     return f"{len(samples):,} patches of {_brains(samples)}", [
         "Self-supervised on places: features are meant to differ where the brain differs, not to be anatomy.",
         "Other stains, species or pixel sizes than above are untested; embed refuses none of them.",

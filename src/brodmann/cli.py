@@ -44,13 +44,16 @@ def recipes() -> int:
     return 0
 
 
-def fit(recipe: Positional[str], *, data: str, out: Path, set: Changes = (), threads: int = 2) -> int:
+def fit(
+    recipe: Positional[str], *, data: str, out: Path, start: Path | None = None, set: Changes = (), threads: int = 2
+) -> int:
     """Train a recipe on data; the same command again resumes.
 
     Args:
         recipe: Name (see `brodmann recipes`) or a .toml file.
         data: Folder or file of sections, cells or recordings, or 'phantom'.
         out: Run folder.
+        start: A trained run, whose weights training begins with: other data, or labels to tune on.
         set: Changes to the recipe, e.g. fit.steps=300 seed=1.
         threads: Threads that read batches ahead.
     """
@@ -59,7 +62,7 @@ def fit(recipe: Positional[str], *, data: str, out: Path, set: Changes = (), thr
 
     if threads < 1:
         raise Usage("--threads should be at least 1.", found=f"{threads}.")
-    run = verbs.fit(verbs.recipe(recipe, changes(set)), data, out, threads=threads)
+    run = verbs.fit(verbs.recipe(recipe, changes(set)), data, out, start=start, threads=threads)
     _out.print(f"trained: {run.path}    next: brodmann embed {run.path}")
     return _done(run.skipped)
 
@@ -102,7 +105,7 @@ def score(
     by: Literal["brain", "section", "block"] | None = None,
     fold: int | None = None,
     buffer_mm: float = 0.0,
-    probe: Literal["linear", "knn"] | None = None,
+    probe: Literal["linear", "knn", "head"] | None = None,
     against: tuple[Path, ...] = (),
     atlas: Path | None = None,
     k: tuple[int, ...] = (),
@@ -122,7 +125,7 @@ def score(
         by: Unit held out whole; defaults to the recipe's split.
         fold: Fold that is tested; defaults to the fold the encoder never saw, or all folds.
         buffer_mm: Training rows nearer than this to a test row are dropped.
-        probe: For areas: read-out of the features (linear if not given).
+        probe: For areas: read-out of the features (linear if not given); head: the model's own, of a tuned run.
         against: Other runs on the same samples, to stand beside this one (SimCLR, for example).
         atlas: Folder with the atlas annotation, where the target needs one.
         k: For domains: their number, one or several levels; those that are stable if not given.

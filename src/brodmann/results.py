@@ -39,7 +39,7 @@ def score(
     by: Literal["brain", "section", "block"] | None = None,
     fold: int | None = None,
     buffer_mm: float = 0.0,
-    probe: Literal["linear", "knn"] | None = None,
+    probe: Literal["linear", "knn", "head"] | None = None,
     against: Sequence[Run | str | Path] = (),
     atlas: str | Path | None = None,
     fewer_labels: Sequence[int] = (),
@@ -76,8 +76,8 @@ def score(
         The fold to test on; by default the one the encoder never saw, when ``by`` is the recipe's own.
     buffer_mm : float
         Training rows nearer than this to a test row are dropped.
-    probe : {"linear", "knn"}, optional
-        For ``areas``: read-out of the features; by default linear.
+    probe : {"linear", "knn", "head"}, optional
+        For ``areas``: read-out of the features, by default linear; or the head of a model that was tuned on the target.
     against : sequence of runs
         Rivals embedded from the same samples.
     atlas : path, optional

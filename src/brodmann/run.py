@@ -40,6 +40,8 @@ class Run:
     data_fingerprint : str
     data : str
         Where the data were when the run was last opened for writing; empty if unknown.
+    start : dict
+        Whose weights training began with, see `brodmann.start`; empty if they were drawn.
     skipped : list of str
         What `fit` or `embed` last left out of the data, and why; empty when loaded.
     """
@@ -51,6 +53,7 @@ class Run:
         self.recipe_hash = str(about["recipe_hash"])
         self.data_fingerprint = str(about["data_fingerprint"])
         self.data = str(about.get("data", ""))
+        self.start = dict(about.get("start") or {})
         self.skipped: list[str] = []
         self._say = say
         self._lock = locks.Lock(path, say=say)
@@ -65,6 +68,7 @@ class Run:
         system: str,
         data_fingerprint: str,
         data: str = "",
+        start: Mapping[str, Any] | None = None,
         say: Callable[..., object] | None = None,
     ) -> Run:
         """Create a run folder, or come back to one that was made with the same recipe and data.
@@ -79,6 +83,8 @@ class Run:
             Hash of the data.
         data : str
             Where the data lie; remembered, not compared.
+        start : mapping, optional
+            Whose weights training begins with; compared by `brodmann.start`.
         say : callable
             Where messages go; standard error if not given.
 
@@ -88,13 +94,8 @@ class Run:
             With a line per key, if the folder belongs to another recipe or other data.
         """
         path, say = Path(path).absolute(), say or Say()
-        about = {
-            "format": FORMAT,
-            "system": system,
-            "recipe_hash": digest(recipe),
-            "data_fingerprint": data_fingerprint,
-            "data": data,
-        }
+        about: dict[str, Any] = {"format": FORMAT, "system": system, "recipe_hash": digest(recipe), "data": data}
+        about |= {"data_fingerprint": data_fingerprint, **({"start": dict(start)} if start else {})}
         run = cls(path, about, plain(recipe), say)
         if (path / "run.json").exists():
             before = cls._found(path, say)

@@ -5,6 +5,7 @@ Same command again resumes; the batch of a step depends on (seed, step, data) al
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
@@ -49,7 +50,8 @@ def fit(
     Parameters
     ----------
     model : nn.Module with ``loss(batch) -> Loss``
-        Complete; moved to the process's device. ``renew(samples, step, say)``, if any, changes it before a step.
+        Complete; moved to the process's device. ``renew(samples, step, say)``, if any, changes it before a step;
+        ``paces``, if any, are fractions of the learning rate by the first name of parameters.
     samples : Samples
         ``batch(step)`` is called for steps ``0 .. plan.steps * plan.accumulate - 1``.
     plan : Fit
@@ -97,7 +99,7 @@ def fit(
                 compute.same(model)
             rate = learning_rate(plan, step)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["pace"]
             total, parts = _accumulate(step_module, batches, plan, step, device)
             norm = nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
             optimizer.step()
@@ -180,7 +182,7 @@ def _accumulate(
         batch = {key: value.to(device, non_blocking=True) for key, value in next(batches).items()}
         # gradients travel between processes once per step, with the last batch
         quiet = part + 1 < plan.accumulate and isinstance(module, nn.parallel.DistributedDataParallel)
-        with module.no_sync() if quiet else _nothing():  # pyright: ignore[reportCallIssue]
+        with module.no_sync() if quiet else contextlib.nullcontext():  # pyright: ignore[reportCallIssue]
             total, named = module(batch)
             if not torch.isfinite(total):
                 rows = batch.get("index", torch.empty(0)).tolist()
@@ -252,13 +254,14 @@ def _memory(device: torch.device) -> int:
 def _optimizer(model: nn.Module, plan: Fit) -> torch.optim.Optimizer:
     """Weight decay on matrices and kernels only: norms, biases and ``model.undecayed`` have no scale to shrink."""
     kept = cast("tuple[str, ...]", getattr(model, "undecayed", ()))
-    trained = [
-        (name.rpartition(".")[2] not in kept and p.ndim > 1, p)
-        for name, p in model.named_parameters()
-        if p.requires_grad
-    ]
-    wide, thin = ([p for decays, p in trained if decays is wanted] for wanted in (True, False))
-    groups = [{"params": wide, "weight_decay": plan.weight_decay}, {"params": thin, "weight_decay": 0.0}]
+    paces = cast("dict[str, float]", getattr(model, "paces", {}))
+    trained: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            decays = name.rpartition(".")[2] not in kept and p.ndim > 1
+            trained.setdefault((paces.get(name.partition(".")[0], 1.0), decays), []).append(p)
+    decay = {True: plan.weight_decay, False: 0.0}
+    groups = [{"params": own, "pace": pace, "weight_decay": decay[wide]} for (pace, wide), own in trained.items()]
     if plan.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=plan.lr, momentum=0.9, nesterov=True)
     return torch.optim.AdamW(groups, lr=plan.lr)
@@ -307,9 +310,3 @@ def _log(
     record.update({name: value.item() for name, value in parts.items()})
     run.log(record)
     progress.advance(f"loss {record['loss']:.3f}")
-
-
-def _nothing() -> Any:
-    import contextlib
-
-    return contextlib.nullcontext()

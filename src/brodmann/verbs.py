@@ -13,6 +13,7 @@ import pandas as pd
 
 from brodmann import atomic, compute, describing, features, origin
 from brodmann import settings as recipes
+from brodmann import start as starts
 from brodmann.card import card
 from brodmann.errors import Refused, Usage
 from brodmann.ledger import Ledger
@@ -103,8 +104,9 @@ def _settings(render: Callable[..., Any], text: str) -> dict[str, Any]:
 
 
 def fit(
-    recipe: Any, data: Any, out: str | Path, *, quiet: bool = False, threads: int = 2, until: int | None = None
-) -> Run:
+    recipe: Any, data: Any, out: str | Path, *, start: Run | str | Path | None = None, quiet: bool = False,
+    threads: int = 2, until: int | None = None,
+) -> Run:  # fmt: skip
     """Train the recipe's model on data; the same call again resumes.
 
     Parameters
@@ -115,6 +117,8 @@ def fit(
         See `open_source`.
     out : str or path
         The run folder.
+    start : Run or path, optional
+        A trained run, whose weights training begins with; see `brodmann.start`.
     quiet : bool
         Say nothing.
     threads : int
@@ -130,7 +134,7 @@ def fit(
     Raises
     ------
     Changed
-        If the folder belongs to another recipe or other data.
+        If the folder belongs to another recipe, other data or another start.
     """
     from brodmann import train
 
@@ -144,6 +148,10 @@ def fit(
         samples = module.samples(source, recipe, part="train")
         about = {"system": name_of(recipe), "data_fingerprint": samples.fingerprint, "data": remembered(data)}
         run = in_turn(lambda: Run.open(out, recipe=recipe, **about, say=say))
+        begun = starts.read(start, recipe, source, samples, out)
+        about = {"system": name_of(recipe), "data_fingerprint": samples.fingerprint, "data": _remembered(data)}
+        began = None if begun is None else begun.about
+        run = _in_turn(lambda: Run.open(out, recipe=recipe, **about, start=began, say=say))
         run.skipped = _skipped(samples, say)
         with run.lock() if compute.rank() == 0 else contextlib.nullcontext():
             if run.has("weights"):
@@ -153,13 +161,15 @@ def fit(
                 for remark in getattr(samples, "remarks", ()):
                     say(remark)
                 model = module.build(recipe, samples)
+                for remark in starts.begin(model, begun):
+                    say(remark)
                 samples = model.suit(samples, say)
                 train.fit(model, samples, recipe.fit, run, say=say, threads=threads, until=until)
                 if settle := getattr(model, "settle", None):
                     settle(samples, say)
                 if compute.rank() == 0:
                     config = {**model.config(), "source": source.fingerprint}
-                    run.save_weights(model.state_dict(), config, card(recipe, source, samples))
+                    run.save_weights(model.state_dict(), config, card(recipe, source, samples, run.start))
             if compute.rank() == 0:
                 # also after a kill between the weights and the seal
                 run.drop("checkpoints")
@@ -238,6 +248,8 @@ def tabulate(run: Run, data: Any = None, *, controls: bool = True, quiet: bool =
                 rows = sum(len(ledger.rows(shard)) for shard in todo)
                 say(f"{rows:,} of {len(samples):,} rows to describe")
                 say.estimate(describing.estimate(samples, makers, rows, world=compute.world()))
+            head = getattr(model, "head_config", dict)()
+            makers |= {"probability": model.probability} if head else {}
             with say.progress("embed", len(ledger) - len(todo), len(ledger), enabled=compute.rank() == 0) as progress:
                 for shard in todo[compute.rank() :: compute.world()]:
                     ledger.add(shard, describing.describe(samples, makers, ledger.rows(shard)))
@@ -246,6 +258,7 @@ def tabulate(run: Run, data: Any = None, *, controls: bool = True, quiet: bool =
             if compute.rank() == 0:
                 ledger = Ledger(run.path, **size, key=key, say=say)
                 _store(run, recipe, samples, ledger, same_data=same_data, data=remembered(data))
+                _store(run, recipe, samples, ledger, head=head, same_data=same_data, data=_remembered(data))
         compute.barrier()
 
 
@@ -263,6 +276,25 @@ def _has_table(run: Run, fingerprint: str, controls: set[str]) -> bool:
 
 
 def _store(run: Run, recipe: Any, samples: Any, ledger: Ledger, *, same_data: bool, data: str) -> None:
+def _describe(samples: Any, makers: Mapping[str, Callable[[Any], Any]], rows: range) -> dict[str, Any]:
+    """Features of one shard by name; each sample is read once, in batches so that memory does not grow with the shard.
+
+    Batches are cut from the start of the shard, so that its bytes do not depend on where a run was interrupted.
+    """
+    arrays: dict[str, list[Any]] = {name: [] for name in makers}
+    for start in range(rows.start, rows.stop, samples.read_rows):
+        batch, first = samples.read(np.arange(start, min(start + samples.read_rows, rows.stop))), None
+        for name, describe in makers.items():
+            # a head reads what the encoder said of the batch, before it is rounded
+            found = describe(first if name == "probability" else batch)
+            first = found if name == "X" else first
+            arrays[name].append(found.astype(np.float16) if name == "X" else found)
+    return {name: np.concatenate(pieces) for name, pieces in arrays.items()}
+
+
+def _store(
+    run: Run, recipe: Any, samples: Any, ledger: Ledger, *, head: dict[str, Any], same_data: bool, data: str
+) -> None:
     """Join the shards to the feature table and seal the run.
 
     ``same_data`` says whether the held-out fold of the recipe is the one the encoder was kept from.
@@ -281,6 +313,8 @@ def _store(run: Run, recipe: Any, samples: Any, ledger: Ledger, *, same_data: bo
             "split": recipes.plain(recipe)["split"],
             "encoder_fold": origin.encoder_fold(run, recipe.split, samples.places, same_data=same_data),
             "same_data": same_data,
+            **({"head": head} if head else {}),
+            **({"start": starts.sentences(run.start)} if run.start else {}),
             "data": data,
             "skipped": run.skipped,
         },

@@ -28,6 +28,9 @@ NETWORKS = {
 }
 """The colours in which the seven networks of Yeo et al. (2011) are published; readers know them by heart."""
 
+UNSURE = {"unsure": "#E4E1DC"}
+"""Colour of patches that a model would rather not name."""
+
 MISSING = "#B8B8B8"
 """Colour of samples without a name."""
 
@@ -53,10 +56,11 @@ def colours(names: Iterable[str]) -> dict[str, str]:
     dict
         Name to ``"#RRGGBB"``. Beyond 40 names the palette repeats, darker and then lighter.
     """
-    vocabulary = sorted(set(names), key=natural)
+    every = set(names)
+    vocabulary = sorted(every - set(UNSURE), key=natural)
     if vocabulary and set(vocabulary) <= set(NETWORKS):
         return {name: NETWORKS[name] for name in vocabulary}
-    return {name: _nth(index) for index, name in enumerate(vocabulary)}
+    return {name: _nth(index) for index, name in enumerate(vocabulary)} | (UNSURE if set(UNSURE) <= every else {})
 
 
 def _nth(index: int) -> str:

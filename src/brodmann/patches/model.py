@@ -45,7 +45,7 @@ class CytoNet(nn.Module):
             view = views.apply(views.density(batch["image"], batch["level"]), batch["view"])
             view = views.standardise(view, self.recipe.samples.standardise)
         with compute.autocast(view.device, self.recipe.fit.precision):
-            z = self.projector(self.encoder(_last(view)))
+            z = self.projector(self.encoder(last(view)))
         total, parts = contrast(z, batch, self.recipe.partners, self.recipe.objective)
         return Loss(total, parts)
 
@@ -62,7 +62,7 @@ class CytoNet(nn.Module):
         """``(B, F)`` float32 features of patches as they are, before the projection."""
         view = views.standardise(views.density(batch["image"], batch["level"]), self.recipe.samples.standardise)
         with compute.autocast(view.device, self.recipe.fit.precision):
-            return self.encoder(_last(view)).float()
+            return self.encoder(last(view)).float()
 
     def describe(self, batch: Batch) -> NDArray[np.float32]:
         """Features ``(n, F)`` of a batch as `PatchSamples.read` gives it; the model is left as it was found."""
@@ -70,7 +70,7 @@ class CytoNet(nn.Module):
             return self.features({key: value.to(where) for key, value in batch.items()}).cpu().numpy()
 
 
-def _last(image: Tensor) -> Tensor:
+def last(image: Tensor) -> Tensor:
     """Channels-last memory: 1.5 times faster convolutions on CPUs, and what tensor cores want."""
     return image.contiguous(memory_format=torch.channels_last)
 

@@ -109,6 +109,32 @@ class SpatialNCE:
 
 
 @settings
+class Tune:
+    """Learn areas from labels: an encoder, from scratch or from a trained run (``fit --start``), and a linear head."""
+
+    kind: Literal["areas"] = "areas"
+    target: str = "area"
+    """Column of the labels that name a patch's class."""
+    labels: int | None = pydantic.Field(default=None, ge=4)
+    """Labelled patches that training may look at, those that calibrate among them, drawn evenly over classes; without
+    a number, all."""
+    min_per_class: int = pydantic.Field(default=10, ge=1)
+    """Classes with fewer labelled training patches are not learned."""
+    encoder: Literal["tuned", "frozen"] = "tuned"
+    """Let the encoder learn, too, or keep it as it began."""
+    encoder_pace: float = pydantic.Field(default=0.1, gt=0, le=1)
+    """Learning rate of an encoder that began with a trained run, as a fraction of the head's; from scratch both learn
+    at ``fit.lr``."""
+    smoothing: float = pydantic.Field(default=0.0, ge=0, lt=1)
+    """Label smoothing (Szegedy et al. 2016)."""
+    calibrate: float = pydantic.Field(default=0.1, ge=0, le=0.5)
+    """Share of the sections, and of ``labels``, that is not learned but calibrates the probabilities; 0 uses all to
+    learn, and leaves probabilities as they come."""
+    sure: float = pydantic.Field(default=0.9, gt=0, lt=1)
+    """Accuracy that is wanted of patches with a name; those below the probability that gives it are unsure."""
+
+
+@settings
 class Recipe:
     """CytoNet: learn cortical architecture from where patches lie."""
 
@@ -117,6 +143,8 @@ class Recipe:
     augment: Augment = Augment()
     encoder: ResNet | ConvNeXt | ViT = pydantic.Field(default=ResNet(), discriminator="kind")
     objective: SpatialNCE = SpatialNCE()
+    tune: Tune | None = None
+    """With it the model learns labels; partners and objective then take no part."""
     split: Split = Split()
     fit: Fit = Fit()
     seed: int = 0

@@ -177,15 +177,30 @@ def exposure(table: AnnData, split: Split, name: str = "the encoder") -> str:
     if not made.get("same_data", True):
         return f"{name} was trained on other data than this table; whether it saw these rows is not known"
     fold = made.get("encoder_fold")
+    head = cast("Mapping[str, Any]", made.get("head") or {})
+    labels = f"with their labels of '{head['target']}'" if head else "without their labels"
     if fold is None or int(fold) < 0:
-        return f"{name} was trained on the held-out rows too, without their labels"
+        return f"{name} was trained on the held-out rows too, {labels}"
+    if kept_apart(table, split):
+        # what it began with may have seen them: whatever is not certain of that stands among the sentences
+        return " ".join([str(line) for line in made.get("start", ())][1:])
+    return (
+        f"{name} was kept from fold {int(fold)} of its own split only; this score tests other rows as well"
+        f"{f', which it saw {labels}' if head else ''}"
+    )
+
+
+def kept_apart(table: AnnData, split: Split) -> bool:
+    """Whether the split tests the very fold that the encoder was kept from."""
+    made = about(table)
+    fold = made.get("encoder_fold")
+    if fold is None or int(fold) < 0:
+        return False
     trained = dict(cast("Mapping[str, Any]", made.get("split") or {}))
     asked = plain(split)
     # A buffer of the probe does not move rows between folds, so it may differ from the encoder's.
     keys = ("by", "folds", *(("block_mm",) if split.by == "block" else ()))
-    if split.fold == int(fold) and all(trained.get(key) == asked.get(key) for key in keys):
-        return ""
-    return f"{name} was kept from fold {int(fold)} of its own split only; this score tests other rows as well"
+    return split.fold == int(fold) and all(trained.get(key) == asked.get(key) for key in keys)
 
 
 def check_folds(table: AnnData, split: Split, given: list[Fold] | None) -> list[Fold]:

@@ -11,10 +11,11 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from brodmann import splits
+from brodmann.errors import Refused
 from brodmann.samples import stream
 from brodmann.settings import Split
 from brodmann.splits import Fold
-from brodmann.tasks import _classes, _rows
+from brodmann.tasks import _classes, _head, _rows
 from brodmann.tasks import _metrics as metrics
 from brodmann.tasks import _rivals as rivals
 from brodmann.tasks import _unrelated as unrelated
@@ -33,7 +34,7 @@ def areas(
     target: str,
     split: Split,
     *,
-    probe: Literal["linear", "knn"] = "linear",
+    probe: Literal["linear", "knn", "head"] = "linear",
     seed: int = 0,
     min_per_class: int = 30,
     compare: bool = True,
@@ -56,8 +57,9 @@ def areas(
         A column of ``obs``; empty and missing values take no part.
     split : Split
         What is held out whole.
-    probe : {"linear", "knn"}
-        Multinomial logistic regression, or 15 nearest rows by cosine.
+    probe : {"linear", "knn", "head"}
+        Multinomial logistic regression, or 15 nearest rows by cosine; or the model's own head, if it was tuned on this
+        target: rivals are then read out linearly, and rows that it is unsure of are ``"unsure"`` in ``predicted``.
     seed : int
         Key of every draw.
     min_per_class : int
@@ -82,13 +84,14 @@ def areas(
     Raises
     ------
     Leak
-        Train and test share a group or a buffered neighbourhood.
+        Train and test share a group or a buffered neighbourhood, or a model was tuned on labels that are tested.
     Refused
-        Too few groups or classes, features that are not finite, a rival that lacks rows.
+        Too few groups or classes, features that are not finite, a rival that lacks rows, a head that is not there.
     Usage
         No such target.
     """
     obs = _rows.places(table)
+    _head.refuse_seen(table, target, split, extra_tables)
     made = _rows.check_folds(table, split, None if folds is None else list(folds))
     known = _rows.labelled(table, target, split, min_per_class=min_per_class)
     codes, size = known.codes, len(known.classes)
@@ -97,13 +100,20 @@ def areas(
     group = splits.groups(obs, split)
     brain = _rows.brains(table)
     x = _rows.features(table)
+    head = _head.of(table, target, known.classes, tested, codes[tested])
+    if probe == "head" and head is None:
+        raise Refused(
+            f"probe 'head' needs a model with a head for '{target}'.", found="a table without one.",
+            do="tune one (the recipe's [tune]), embed, and score again; or leave the probe out.",
+        )  # fmt: skip
+    simple = "linear" if probe == "head" else probe
 
     def read_out(features: NDArray[np.float32]) -> Codes:
         return np.concatenate(
-            [fit_predict(probe, features[a], codes[a], group[a], features[b], seed)[0] for a, b in parts]
+            [fit_predict(simple, features[a], codes[a], group[a], features[b], seed)[0] for a, b in parts]
         )
 
-    said = read_out(x)
+    said = head.said if head is not None and probe == "head" else read_out(x)
     truth = codes[tested]
     cluster, unit, remarks = drawn(table, split, tested)
     boot = metrics.Bootstrap.of(cluster, seed)
@@ -116,12 +126,15 @@ def areas(
         "balanced accuracy": recall.estimate(said, f"chance {1 / size:.2f}"),
         "accuracy": right.estimate(said),
         **_borders(obs, brain, codes, tested, said, border_mm),
+        **({} if head is None else head.measures(judge)),
     }
     remarks = [*known.remarks, *remarks, *_caveats(table, split, extra_tables or {})]
     found: dict[str, Codes] = {}
     against: dict[str, Estimate] = {}
     gains: dict[str, Estimate] = {}
     if compare:
+        if head is not None:
+            found |= {"linear probe": read_out(x)} if probe == "head" else {_head.ROW: head.said}
         given = {**_rows.baselines(table)}
         given |= {name: _rows.aligned(table, other, name) for name, other in (extra_tables or {}).items()}
         coordinates = _where(obs)
@@ -133,6 +146,8 @@ def areas(
         notes = {
             "coordinates only": f"best form on the held-out rows: {form}",
             "chance": "labels drawn with the class shares of the training rows",
+            _head.ROW: "what the model itself says, without any read-out",
+            "linear probe": "of the same features, as rivals are read out",
         }
         for name, rival in found.items():
             against[name], gains[name] = judge.estimate(rival, notes.get(name, "")), judge.gain(said, rival)
@@ -145,16 +160,24 @@ def areas(
         against["spatial null"] = estimates.pop("spatial null")
         more |= estimates
         remarks += null.remarks()
+        against["spatial null"], more["features, as the null"] = _null(x, obs, brain, codes, made, size, simple, seed)
         if against["coordinates only"].value >= value:
             remarks.append(
                 "position alone names these areas at least as well as the features do; an atlas's labels are "
                 "a function of position"
             )
         for count in fewer_labels:
-            more[f"macro-F1 from {count} labels"] = _few(x, codes, parts, size, count, probe, seed)
+            more[f"macro-F1 from {count} labels"] = _few(x, codes, parts, size, count, simple, seed)
             for name, features in given.items():
-                more[f"{name} from {count} labels"] = _few(features, codes, parts, size, count, probe, seed)
-    names = _rows.ids(table)[tested]
+                more[f"{name} from {count} labels"] = _few(features, codes, parts, size, count, simple, seed)
+    names, classes, shown = _rows.ids(table)[tested], known.classes, said
+    if probe == "head" and head is not None and head.calibrated:
+        classes, shown = (*classes, _head.UNSURE), np.where(head.sure, said, size)
+        matrix = metrics.confusion(truth, shown, size + 1)
+        remarks.append(
+            "macro-F1 takes the most probable class of every row; in the matrix and on maps "
+            f"{(~head.sure).sum():,} rows are '{_head.UNSURE}'"
+        )
     about = _rows.about(table)
     return Score(
         task="areas",
@@ -173,10 +196,10 @@ def areas(
         baselines=against,
         gains=gains,
         more=more,
-        classes=known.classes,
-        per_class=metrics.per_class(matrix, known.classes),
+        classes=classes,
+        per_class=metrics.per_class(matrix, classes),
         confusion=tuple(tuple(int(v) for v in row) for row in matrix),
-        predicted=_classes.series(known.classes, said, names, "predicted"),
+        predicted=_classes.series(classes, shown, names, "predicted"),
         truth=_classes.series(known.classes, truth, names, "truth"),
         recipe_hash=str(about.get("recipe_hash", "")),
         data_fingerprint=str(about.get("data_fingerprint", "")),

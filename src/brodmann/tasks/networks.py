@@ -14,7 +14,7 @@ from brodmann import splits
 from brodmann.errors import Refused, Usage
 from brodmann.settings import Split
 from brodmann.splits import Fold
-from brodmann.tasks import _classes, _rows, _surroundings
+from brodmann.tasks import _classes, _head, _rows, _surroundings
 from brodmann.tasks import _metrics as metrics
 from brodmann.tasks import _null as nulls_
 from brodmann.tasks import _rivals as rivals
@@ -94,7 +94,7 @@ def networks(
     Raises
     ------
     Leak
-        Train and test share a group or a buffered neighbourhood.
+        Train and test share a group or a buffered neighbourhood, or a model was tuned on labels that are tested.
     Refused
         Too few groups or classes, features or places that are not finite, one hemisphere where two are asked for.
     Usage
@@ -108,6 +108,7 @@ def networks(
     made = _rows.check_folds(bare, split, None if folds is None else list(folds))
     if hemispheres:
         made = [Fold(one.train, one.test, _side(obs, one), one.dropped) for one in made]
+    _head.refuse_seen(table, target, split, extra_tables)
     known = _rows.labelled(bare, target, split, min_per_class=min_per_class)
     codes, size = known.codes, len(known.classes)
     parts = _classes.parts(made, codes)
