@@ -22,10 +22,8 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
-from supervised import predict
 
 from brodmann import results, splits, verbs
-from brodmann.patches.samples import PatchSamples
 from brodmann.settings import Split
 from brodmann.tasks.areas import areas
 
@@ -166,24 +164,32 @@ def cell(plan: Study, source, fold: int, seed: int, out: Path) -> pd.DataFrame:
         _, table = train_one(plan, source, "SpatialNCE", fold, seed, out, controls=False, shuffle=True)
         found["SpatialNCE, shuffled places"] = read_out(table.X)
     if plan.supervised:
-        recipe = verbs.recipe(plan.recipe, {**plan.changes, "split.fold": fold, "seed": seed})
-        everything, train = PatchSamples(source, recipe, part="all"), PatchSamples(source, recipe, part="train")
-        rows = np.flatnonzero(everything.places["id"].isin(found["truth"].index))
-        classes = tuple(sorted(set(found["truth"])))
-        for count, name in ((None, "supervised, all labels"), (240, "supervised, 240 labels")):
-            less = verbs.recipe(
-                plan.recipe,
-                {**plan.changes, "split.fold": fold, "seed": seed, "fit.steps": 400 if count is None else 200},
-            )
-            found[name] = predict(
-                less, train, train.labels[plan.target], everything, rows, classes,
-                out / f"supervised-{count or 'all'}-fold{fold}-seed{seed}", labels=count,
-            )  # fmt: skip
+        start = out / f"spatialnce-fold{fold}-seed{seed}"
+        for kind, begun in (("supervised", None), ("SpatialNCE, tuned", start), ("SpatialNCE, frozen", start)):
+            for count in (None, 240):
+                found[f"{kind}, {count or 'all'} labels"] = own_head(plan, source, kind, begun, count, fold, seed, out)
     table = pd.DataFrame(found)
     places = main.obs.set_index(main.obs["id"].astype(str))
     table["section"], table["brain"] = places["section"].astype(str), places["subject"].astype(str)
     table.to_csv(path)
     return table.astype(str)
+
+
+def own_head(plan: Study, source, kind: str, start: Path | None, count: int | None, fold: int, seed: int, out: Path):
+    """What a head says that learned the labels, with an encoder from scratch or from SpatialNCE, in as many steps."""
+    labels = {"tune.target": plan.target, "tune.calibrate": 0.0, **({} if count is None else {"tune.labels": count})}
+    labels["tune.encoder"] = "frozen" if kind.endswith("frozen") else "tuned"
+    steps = {"fit.steps": 400 if count is None else 200, "split.fold": fold, "seed": seed}
+    recipe = verbs.recipe(plan.recipe, {**plan.changes, **labels, **steps})
+    name = f"{kind.lower().replace(', ', '-')}-{count or 'all'}-fold{fold}-seed{seed}"
+    begun = time.monotonic()
+    run = verbs.fit(recipe, source, out / name, start=start, quiet=True)
+    table = verbs.embed(run, source, controls=False, quiet=True)
+    print(f"fold {fold} seed {seed} {name}: {time.monotonic() - begun:.0f} s", flush=True)
+    results.label(table, plan.target)
+    split = Split(by=recipe.split.by, folds=recipe.split.folds, fold=fold)
+    score = areas(table, plan.target, split, probe="head", compare=False, min_per_class=plan.min_per_class)
+    return score.predicted
 
 
 def coordinates_only(table: ad.AnnData, plan: Study, split: Split, where: np.ndarray) -> pd.Series:

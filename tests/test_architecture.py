@@ -49,6 +49,9 @@ FLAGS = {
         "--k",
         "--at",
     ],
+    "fit": ["RECIPE", "--data", "--out", "--start", "--set", "--threads"],
+    "embed": ["RUN", "--data", "--controls", "--no-controls"],
+    "score": ["RUN", "TASK", "--target", "--by", "--fold", "--buffer-mm", "--probe", "--against", "--atlas", "--k"],
     "map": ["RUN", "TARGET", "--out"],
     "export": [
         "RUN",
@@ -381,9 +384,11 @@ def test_recipes_hold_no_paths_and_no_devices():
     assert not wrong
 
 
-@pytest.mark.parametrize(
-    "name", [path.stem for path in RECIPES if path.stem.startswith("patches") and not path.stem.endswith("-simclr")]
-)
+TWINNED = [path.stem for path in RECIPES if re.fullmatch(r"patches(?!.*-(simclr|tuned)$).*", path.stem)]
+"""Recipes that learn from places; those that learn labels have no partners to take away."""
+
+
+@pytest.mark.parametrize("name", TWINNED)
 def test_a_recipe_has_a_simclr_twin_that_differs_in_places_and_crops_only(name):
     from brodmann.settings import plain
 

@@ -37,7 +37,7 @@ def tuned(**more):
 
 @pytest.fixture(scope="module")
 def source():
-    return phantom.sections(brains=3, sections_per_brain=3, native_um=64.0)
+    return phantom.sections(brains=3, sections_per_brain=3, native_um=96.0)
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_the_same_fold_under_another_spacing_is_proven_and_taken(source, start, 
 
 
 def test_a_start_on_other_data_is_taken_and_remarked_even_two_steps_back(source, start, folder, tmp_path):
-    other = phantom.sections(brains=2, sections_per_brain=3, native_um=64.0, seed=3)
+    other = phantom.sections(brains=2, sections_per_brain=3, native_um=96.0, seed=3)
     recipe = verbs.recipe("patches-tiny", {**BEFORE, "fit.steps": 1})
     between = verbs.fit(recipe, other, folder / "between", start=start, quiet=True)
     run = verbs.fit(tuned(fit__steps=1), source, tmp_path / "run", start=between, quiet=True)

@@ -85,39 +85,38 @@ def read(start: Run | str | Path | None, recipe: Any, source: Any, samples: Any,
 def begin(model: nn.Module, start: Start | None) -> list[str]:
     """Give a new model the weights of its start; returns what should be said of it.
 
-    A model may offer ``begin(state, config)``; otherwise its encoder's weights are replaced.
+    A model may offer ``begin(state, config)``, which gives the tensors that it takes over, by its own names; otherwise
+    these are all of its encoder's.
 
     Raises
     ------
     Refused
-        Weights that lack some of the encoder's, or have them in another shape.
+        Tensors that it does not have, or has in another shape.
     """
     if start is None:
         return []
-    if own := getattr(model, "begin", None):
-        own(start.state, start.config)
+    own = model.state_dict()
+    if taking := getattr(model, "begin", None):
+        taken = cast("dict[str, Tensor]", taking(start.state, start.config))
+        # a model may have changed its shape to that of the start
+        own = model.state_dict()
     else:
-        state = {name: value for name, value in start.state.items() if name.startswith("encoder.")}
-        fits(state, {name: value for name, value in model.state_dict().items() if name.startswith("encoder.")})
-        model.load_state_dict(state, strict=False)
-    return sentences(start.about)
-
-
-def fits(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Refuse weights that are not those of ``own``, by name and shape."""
-    wrong = [f"{name} is missing" for name in own if name not in state]
-    wrong += [f"{name} is unknown" for name in state if name not in own]
+        taken = {name: value for name, value in start.state.items() if name.startswith("encoder.")}
+    wrong = [f"{name} is missing" for name in own if name.startswith("encoder.") and name not in start.state]
+    wrong += [f"{name} is unknown" for name in taken if name not in own]
     wrong += [
-        f"{name} is {tuple(state[name].shape)}, not {tuple(value.shape)}"
-        for name, value in own.items()
-        if name in state and state[name].shape != value.shape
+        f"{name} is {tuple(value.shape)}, not {tuple(own[name].shape)}"
+        for name, value in taken.items()
+        if name in own and own[name].shape != value.shape
     ]
-    if wrong:
+    if wrong or not taken:
         raise Refused(
             "weights to begin with should have the names and shapes of this recipe's.",
             found=f"{len(wrong)} differ: {'; '.join(wrong[:4])}{'; ...' if len(wrong) > 4 else ''}.",
             cause="a start with another architecture, or of other data.",
         )
+    model.load_state_dict(taken, strict=False)
+    return sentences(start.about)
 
 
 def sentences(about: Mapping[str, Any]) -> list[str]:

@@ -21,6 +21,17 @@ TINY = {
             "fit.batch": 8,
         },
     },
+    "patches-tiny-tuned": {
+        "data": "phantom:brains=3,sections_per_brain=2,native_um=64",
+        "changes": {
+            "samples.size_px": 32,
+            "samples.pixel_um": 96.0,
+            "samples.spacing_mm": 2.0,
+            "tune.min_per_class": 2,
+            "fit.steps": 2,
+            "fit.batch": 8,
+        },
+    },
     "cells-tiny": {
         "data": _CELLS,
         "changes": {"encoder.width": 32, "samples.tile_cells": 256, "fit.steps": 2, "fit.batch": 2, "split.fold": 0},

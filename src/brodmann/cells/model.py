@@ -17,6 +17,7 @@ from brodmann.cells import animals, components, neighbourhood, objective
 from brodmann.cells.animals import Groups
 from brodmann.cells.components import Components
 from brodmann.cells.encoder import Blocks, Edges, TileNetwork, filled
+from brodmann.cells.panel import same_panel
 from brodmann.cells.recipe import Neighbourhood, Recipe, Tile
 from brodmann.cells.samples import PASSES, CellSamples
 from brodmann.contrast import Pairs, spatial_nce
@@ -169,6 +170,19 @@ class TileModel(nn.Module):
             "components": len(self.axes),
             "groups": len(self.centres),
         }
+
+    def begin(self, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What it takes of a trained run: everything, its components and groups of like cells among it.
+
+        Raises
+        ------
+        Refused
+            The run knows other genes or types.
+        """
+        same_panel(config, self.genes, self.types)
+        for name in (*Components._fields, *Groups._fields):
+            self.register_buffer(name, torch.zeros_like(state[name]))
+        return dict(state)
 
     def _described(self, batch: Batch, counts: Tensor) -> Tensor:
         """Standardised components (n, P) of cells, as if all animals had gone through one experiment."""

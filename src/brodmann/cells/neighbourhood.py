@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from brodmann import compute
 from brodmann.cells import objective
+from brodmann.cells.panel import same_panel
 from brodmann.cells.recipe import Neighbourhood, Recipe
 from brodmann.cells.source import Source
 from brodmann.cells.surroundings import batch as batch
@@ -287,6 +288,11 @@ class NeighbourhoodModel(nn.Module):
             "types": list(self.types),
             "features": self.settings.width,
         }
+
+    def begin(self, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What it takes of a trained run: everything, if that knows the same genes and types."""
+        same_panel(config, self.genes, self.types)
+        return dict(state)
 
 
 def _groups(size: list[int]) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -206,6 +207,20 @@ def _why(model: Sequence[str], data: Sequence[str]) -> str:
     if 2 * len({name.lower() for name in model} & {name.lower() for name in data}) >= len(model):
         return "the same names in other letters, as of another species (Gad1, GAD1)."
     return "another gene panel."
+
+
+def same_panel(config: Mapping[str, Any], genes: Sequence[str], types: Sequence[str]) -> None:
+    """Refuse weights of a run whose genes or types are not, in order, those of the model that begins with them."""
+    for kind, ours, theirs in (("genes", genes, config["genes"]), ("types", types, config["types"])):
+        if list(ours) != list(theirs):
+            found = [name for name in ours if name not in theirs]
+            raise Refused(
+                f"a run to begin with should know the same {kind}, in the same order.",
+                found=f"{len(theirs):,} {kind} there, {len(ours):,} here, {len(found):,} of these unknown"
+                f"{f': {_some(found)}' if found else ''}.",
+                cause="another panel.",
+                do="embed these data with that run, which finds its genes by name, or train without a start.",
+            )
 
 
 def _some(names: Sequence[str], limit: int = 5) -> str:

@@ -28,6 +28,11 @@ _ANOTHER = (
 )
 
 
+_OF_A_NEURON = ("encoder.readout.", "dispersion")
+_OF_AN_ANIMAL = ("encoder.perspective.", "encoder.modulation.read.")
+"""First parts of names: parameters with a row for each neuron, or for each animal."""
+
+
 class Known(NamedTuple):
     """A recording that the model has a readout for."""
 
@@ -91,6 +96,19 @@ class NeuronModel(nn.Module):
     def config(self) -> dict[str, Any]:
         """What `rebuild` needs: the recordings and their neurons."""
         return {"recordings": [{**one._asdict(), "neurons": list(one.neurons)} for one in self.known]}
+
+    def begin(self, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What it takes of a trained run: everything for the same recordings, else core, eye and behaviour.
+
+        Another recording's neurons keep the places and readouts that they were built with, even if there are as many;
+        its animal begins as the mean of the known ones, as one that is adopted does.
+        """
+        if _known(config) == self.known:
+            return dict(state)
+        shared = {name: value for name, value in state.items() if not name.startswith(_OF_A_NEURON)}
+        for name in {name for name, _ in self.named_parameters() if name.startswith(_OF_AN_ANIMAL)} & set(shared):
+            shared[name] = shared[name].mean(0).expand(len(self.known), *shared[name].shape[1:])
+        return shared
 
     # ------------------------------------------------------------------------------------------------------- learning
 
@@ -288,7 +306,10 @@ def build(recipe: Recipe, samples: NeuronSamples) -> NeuronModel:
 
 def rebuild(recipe: Recipe, config: Mapping[str, Any]) -> NeuronModel:
     """The model of a trained run, before its weights are put back."""
-    return NeuronModel(
-        recipe,
-        [Known(str(one["id"]), tuple(one["neurons"]), str(one.get("begins", ""))) for one in config["recordings"]],
+    return NeuronModel(recipe, _known(config))
+
+
+def _known(config: Mapping[str, Any]) -> tuple[Known, ...]:
+    return tuple(
+        Known(str(one["id"]), tuple(one["neurons"]), str(one.get("begins", ""))) for one in config["recordings"]
     )

@@ -66,13 +66,11 @@ class Tuned(nn.Module):
             self.encoder.eval()
         return self
 
-    def begin(self, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-        """Take the encoder of a trained run, tuned or not; it then learns at its own pace."""
+    def begin(self, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What it takes of a trained run, tuned or not: the encoder, which then learns at its own pace."""
         del config
-        self.encoder.load_state_dict(
-            {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
-        )
         self.paces = {"encoder": self.tune.encoder_pace}
+        return {name: value for name, value in state.items() if name.startswith("encoder.")}
 
     def loss(self, batch: Batch) -> Loss:
         """Cross-entropy of one labelled batch (nats), and how much of it the head names rightly."""
