@@ -197,7 +197,7 @@ def areas(
         gains=gains,
         more=more,
         classes=classes,
-        per_class=metrics.per_class(matrix, classes),
+        per_class=metrics.per_class(matrix, known.classes),
         confusion=tuple(tuple(int(v) for v in row) for row in matrix),
         predicted=_classes.series(classes, shown, names, "predicted"),
         truth=_classes.series(known.classes, truth, names, "truth"),
