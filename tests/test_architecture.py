@@ -34,45 +34,21 @@ FORBIDDEN_NAMES = ("utils", "helpers", "common", "misc", "base", "manager", "eng
 
 FLAGS = {
     "recipes": [],
-    "fit": ["RECIPE", "--data", "--out", "--set", "--threads"],
+    "fit": ["RECIPE", "--data", "--out", "--start", "--set", "--threads"],
     "embed": ["RUN", "--data", "--set", "--out", "--controls", "--no-controls"],
     "score": [
-        "RUN",
-        "TASK",
-        "--target",
-        "--by",
-        "--fold",
-        "--buffer-mm",
-        "--probe",
-        "--against",
-        "--atlas",
-        "--k",
-        "--at",
+        "RUN", "TASK", "--target", "--by", "--fold", "--buffer-mm", "--probe", "--against", "--atlas", "--k", "--at",
     ],
-    "fit": ["RECIPE", "--data", "--out", "--start", "--set", "--threads"],
-    "embed": ["RUN", "--data", "--controls", "--no-controls"],
-    "score": ["RUN", "TASK", "--target", "--by", "--fold", "--buffer-mm", "--probe", "--against", "--atlas", "--k"],
     "map": ["RUN", "TARGET", "--out"],
     "export": [
-        "RUN",
-        "--to",
-        "--out",
-        "--target",
-        "--onto",
-        "--pixel-um",
-        "--voxel-mm",
-        "--within-mm",
-        "--features",
-        "--no-features",
-        "--url",
-        "--replace",
-        "--no-replace",
+        "RUN", "--to", "--out", "--target", "--onto", "--pixel-um", "--voxel-mm", "--within-mm", "--features",
+        "--no-features", "--url", "--replace", "--no-replace",
     ],
     "pipeline": ["RECIPE", "--data", "--out", "--set", "--target", "--k", "--processes"],
     "convert": ["LAYOUT", "FILE", "--out"],
     "validate": ["DATA", "--picture"],
     "check": [],
-}
+}  # fmt: skip
 """The command line, frozen: a changed line here is a changed promise and belongs in CHANGELOG.md."""
 
 

@@ -146,12 +146,10 @@ def fit(
     with compute.team():
         source = in_turn(lambda: open_source(recipe, data))
         samples = module.samples(source, recipe, part="train")
-        about = {"system": name_of(recipe), "data_fingerprint": samples.fingerprint, "data": remembered(data)}
-        run = in_turn(lambda: Run.open(out, recipe=recipe, **about, say=say))
         begun = starts.read(start, recipe, source, samples, out)
-        about = {"system": name_of(recipe), "data_fingerprint": samples.fingerprint, "data": _remembered(data)}
+        about = {"system": name_of(recipe), "data_fingerprint": samples.fingerprint, "data": remembered(data)}
         began = None if begun is None else begun.about
-        run = _in_turn(lambda: Run.open(out, recipe=recipe, **about, start=began, say=say))
+        run = in_turn(lambda: Run.open(out, recipe=recipe, **about, start=began, say=say))
         run.skipped = _skipped(samples, say)
         with run.lock() if compute.rank() == 0 else contextlib.nullcontext():
             if run.has("weights"):
@@ -244,12 +242,12 @@ def tabulate(run: Run, data: Any = None, *, controls: bool = True, quiet: bool =
             ledger = in_turn(lambda: Ledger(run.path, **size, key=key, say=say))
             todo = ledger.missing()
             makers = {"X": model.describe, **{f"baseline_{name}": describe for name, describe in made.items()}}
+            head = getattr(model, "head_config", dict)()
+            makers |= {"probability": model.probability} if head else {}
             if compute.rank() == 0 and len(todo) >= _LONG:
                 rows = sum(len(ledger.rows(shard)) for shard in todo)
                 say(f"{rows:,} of {len(samples):,} rows to describe")
                 say.estimate(describing.estimate(samples, makers, rows, world=compute.world()))
-            head = getattr(model, "head_config", dict)()
-            makers |= {"probability": model.probability} if head else {}
             with say.progress("embed", len(ledger) - len(todo), len(ledger), enabled=compute.rank() == 0) as progress:
                 for shard in todo[compute.rank() :: compute.world()]:
                     ledger.add(shard, describing.describe(samples, makers, ledger.rows(shard)))
@@ -257,8 +255,7 @@ def tabulate(run: Run, data: Any = None, *, controls: bool = True, quiet: bool =
             compute.barrier()
             if compute.rank() == 0:
                 ledger = Ledger(run.path, **size, key=key, say=say)
-                _store(run, recipe, samples, ledger, same_data=same_data, data=remembered(data))
-                _store(run, recipe, samples, ledger, head=head, same_data=same_data, data=_remembered(data))
+                _store(run, recipe, samples, ledger, head=head, same_data=same_data, data=remembered(data))
         compute.barrier()
 
 
@@ -273,23 +270,6 @@ def _has_table(run: Run, fingerprint: str, controls: set[str]) -> bool:
     about, names = features.about(run.path / "features.zarr")
     held = {name.removeprefix("baseline_") for name in names if name.startswith("baseline_")}
     return about["data_fingerprint"] == fingerprint and controls <= held
-
-
-def _store(run: Run, recipe: Any, samples: Any, ledger: Ledger, *, same_data: bool, data: str) -> None:
-def _describe(samples: Any, makers: Mapping[str, Callable[[Any], Any]], rows: range) -> dict[str, Any]:
-    """Features of one shard by name; each sample is read once, in batches so that memory does not grow with the shard.
-
-    Batches are cut from the start of the shard, so that its bytes do not depend on where a run was interrupted.
-    """
-    arrays: dict[str, list[Any]] = {name: [] for name in makers}
-    for start in range(rows.start, rows.stop, samples.read_rows):
-        batch, first = samples.read(np.arange(start, min(start + samples.read_rows, rows.stop))), None
-        for name, describe in makers.items():
-            # a head reads what the encoder said of the batch, before it is rounded
-            found = describe(first if name == "probability" else batch)
-            first = found if name == "X" else first
-            arrays[name].append(found.astype(np.float16) if name == "X" else found)
-    return {name: np.concatenate(pieces) for name, pieces in arrays.items()}
 
 
 def _store(

@@ -1,9 +1,7 @@
 """Patches: CytoNet, self-supervised features of stained cortex (Schiffer et al., arXiv 2511.01870)."""
 
 from brodmann.patches.controls import controls
-from brodmann.patches.model import build, rebuild
 from brodmann.patches.recipe import PLACING, Recipe
-from brodmann.patches.recipe import Recipe
 from brodmann.patches.samples import PatchSamples as samples
 from brodmann.patches.shown import pictures, window
 from brodmann.patches.source import open

@@ -154,13 +154,12 @@ def areas(
         more |= _together(x, given, coordinates, codes, group, parts, {**found, **forms}, judge, seed, read_out)
         null = unrelated.of_classes(
             x, next(iter(coordinates.values())), _rows.numbers(obs["subject"])[0], codes, parts,
-            probe=probe, measure=metrics.macro_f1, seed=seed,
+            probe=simple, measure=metrics.macro_f1, seed=seed,
         )  # fmt: skip
         estimates = null.estimates()
         against["spatial null"] = estimates.pop("spatial null")
         more |= estimates
         remarks += null.remarks()
-        against["spatial null"], more["features, as the null"] = _null(x, obs, brain, codes, made, size, simple, seed)
         if against["coordinates only"].value >= value:
             remarks.append(
                 "position alone names these areas at least as well as the features do; an atlas's labels are "
