@@ -1,0 +1,415 @@
+// The page: wires the views to one another and to the address.
+
+import {
+  type Colouring, type Place, type Ranks, type Scene, bytes, json, lasso, onLost, within,
+} from "./api";
+import { Legend } from "./legend";
+import { Scatter, shade } from "./scatter";
+import { SectionView } from "./section";
+import { type State, read, write } from "./state";
+import { card, strip, ticks } from "./panels";
+
+function $<T extends HTMLElement>(id: string): T {
+  return document.getElementById(id) as T;
+}
+
+const KEYS: [string, string][] = [
+  ["[  ]", "section before, next section"], ["c  C", "next colour, colour before"], ["o  O", "opacity up, down"],
+  ["d", "show the samples"], ["i", "invert the stain"], ["l", "draw around points of the plane"],
+  ["f", "find places that look like the marked one"], ["m", "colour by similarity to it"],
+  ["0", "see all"], ["t", "dark or light"], ["Esc", "close, then clear"],
+  ["arrows + −", "move and zoom the view that has the focus"], ["Enter", "in the plane: mark the point in the middle"],
+];
+
+const state: State = read(location.hash);
+let scene: Scene;
+let colouring: Colouring;
+let chosen: Ranks | null = null;
+let place: Place | null = null;
+let found: Place[] = [];
+let colourTurn = 0;
+
+const scatter = new Scatter($<HTMLCanvasElement>("plane"));
+const section = new SectionView($("osd"), $<HTMLCanvasElement>("marks"), $("scale"));
+const legend = new Legend($("legend"));
+
+function say(text: string): void {
+  $("status").textContent = text;
+}
+
+let writing = 0;
+function remember(): void {
+  clearTimeout(writing);
+  writing = window.setTimeout(() => {
+    state.view = section.view() ?? state.view;
+    history.replaceState(null, "", write(state));
+  }, 250);
+}
+
+function sheetNumber(): number {
+  return Math.max(0, scene.sheets.findIndex((sheet) => sheet.id === state.section));
+}
+
+// ------------------------------------------------------------------------------------------------------------ colours
+
+function colourKey(): string {
+  if (state.query && state.asmap && state.place >= 0) return `a${state.place}`;
+  return (scene.colourings.find((one) => one.title === state.colour) ?? scene.colourings[0])?.key ?? "c0";
+}
+
+async function colour(): Promise<void> {
+  const turn = ++colourTurn, key = colourKey();
+  const most = scene.most;
+  const [palette, values] = await Promise.all([
+    json<Colouring>(`r/${state.run}/colouring/${key}`),
+    bytes(`r/${state.run}/values/${key}/0`),
+  ]);
+  if (turn !== colourTurn) return;
+  colouring = palette;
+  if (state.only > palette.names.length) state.only = 0;
+  scatter.setValues(new Uint16Array(values), pixels(palette), state.only);
+  legend.show(palette, state.only);
+  await section.setColours(key, hex(palette), state.only);
+  if (scene.rows > most) await more();
+  remember();
+}
+
+/** Palette as pixels; of free colours the 32 shades of red, green and blue that the server counts in. */
+function pixels(palette: Colouring): Uint32Array {
+  if (palette.kind !== "rgb") return Uint32Array.from(palette.palette, shade);
+  return Uint32Array.from({ length: 32_769 }, (_, i) => {
+    const [r, g, b] = cube(i - 1);
+    return i ? (0xff000000 | (b << 16) | (g << 8) | r) >>> 0 : 0xffb8b8b8;
+  });
+}
+
+function hex(palette: Colouring): string[] {
+  if (palette.kind !== "rgb") return palette.palette;
+  return Array.from({ length: 32_769 }, (_, i) => (i ? `rgb(${cube(i - 1).join(",")})` : "#B8B8B8"));
+}
+
+function cube(i: number): [number, number, number] {
+  const level = (v: number): number => Math.round(((v & 31) * 255) / 31);
+  return [level(i >> 10), level(i >> 5), level(i)];
+}
+
+legend.onOnly = (value) => {
+  state.only = state.only === value ? 0 : value;
+  scatter.setOnly(state.only);
+  legend.show(colouring, state.only);
+  void section.setColours(colourKey(), hex(colouring), state.only);
+  remember();
+};
+
+// ------------------------------------------------------------------------------------------------------------- section
+
+async function openSection(view: [number, number, number] | null = null): Promise<void> {
+  const number = sheetNumber(), sheet = scene.sheets[number];
+  if (!sheet) return;
+  state.section = sheet.id;
+  const where = $("where");
+  where.textContent = sheet.id;
+  const more = document.createElement("span");
+  more.textContent = `${sheet.subject} · ${sheet.rows.toLocaleString("en")} ${scene.system}`;
+  where.append(more);
+  const slide = $<HTMLInputElement>("slide");
+  slide.value = String(number);
+  slide.setAttribute("aria-valuetext", sheet.id);
+  $("osd").setAttribute("aria-label", `Section ${sheet.id} of ${sheet.subject}`);
+  tick();
+  await section.open(state.run, number, sheet, scene.space, view);
+  remember();
+}
+
+function step(by: number): void {
+  const number = Math.min(scene.sheets.length - 1, Math.max(0, sheetNumber() + by));
+  state.section = scene.sheets[number]?.id ?? "";
+  void openSection();
+}
+
+function tick(): void {
+  ticks($<HTMLCanvasElement>("ticks"), scene.sheets, sheetNumber(), chosen, found);
+}
+
+// ----------------------------------------------------------------------------------------------------- place and query
+
+async function mark(rank: number, travel: boolean): Promise<void> {
+  state.place = rank;
+  place = await json<Place>(`r/${state.run}/row/${rank}`);
+  card($("card"), scene, state.run, place, { find: () => void query(true), all: state.query });
+  // a search that is open asks about the newly marked place
+  if (state.query) await query(true);
+  else marks();
+  if (travel) await visit(place);
+  say(`marked ${place.id}`);
+  remember();
+}
+
+async function visit(one: Place): Promise<void> {
+  const sheet = scene.sheets[one.sheet];
+  if (sheet && sheet.id !== state.section) {
+    state.section = sheet.id;
+    await openSection();
+  }
+  section.show(one.x_um, one.y_um);
+}
+
+function marks(): void {
+  section.setPlace(place, found);
+  scatter.setPlace(place && { rank: place.rank, x: place.plane[0], y: place.plane[1] }, found.map((one) => ({ x: one.plane[0], y: one.plane[1] })));
+  tick();
+}
+
+async function query(open: boolean): Promise<void> {
+  const before = state.query && state.asmap;
+  state.query = open && state.place >= 0;
+  found = [];
+  $("strip").hidden = !state.query;
+  if (state.query) {
+    const asked = `k=24&radius=${state.radius.toFixed(2)}&among=${state.among}&apart=1`;
+    const answer = await json<{ found: Place[] }>(`r/${state.run}/alike/${state.place}?${asked}`);
+    found = answer.found;
+    strip($("found"), scene, state.run, found, (one) => void visit(one));
+    say(`${found.length} places that look like the marked one`);
+  }
+  marks();
+  if (before !== (state.query && state.asmap) || (state.query && state.asmap)) await colour();
+  remember();
+}
+
+async function outline(polygon: number[][]): Promise<void> {
+  state.outline = polygon;
+  chosen = polygon.length ? await lasso(state.run, polygon, scene.sheets.length) : null;
+  scatter.setChosen(chosen, polygon);
+  section.setChosen(chosen);
+  $("clear").hidden = !chosen;
+  const sheets = chosen ? chosen.perSheet.reduce((n, k) => n + (k > 0 ? 1 : 0), 0) : 0;
+  count(chosen ? `${chosen.size.toLocaleString("en")} chosen, on ${sheets} section${sheets === 1 ? "" : "s"}` : "");
+  tick();
+  remember();
+}
+
+function count(text: string): void {
+  const all = scene.rows.toLocaleString("en");
+  $("count").textContent = text || `${all} ${scene.system}`;
+  $("plane").setAttribute("aria-label", `Features as a plane, ${scene.method}, ${text || all}`);
+  if (text) say(text);
+}
+
+let moreTurn = 0;
+/** Points of what is seen beyond those that are held, when it is a part of the plane. */
+async function more(): Promise<void> {
+  if (scene.rows <= scatter.loaded) return;
+  const turn = ++moreTurn;
+  const [x0, y0, x1, y1] = scatter.bounds();
+  if (x1 - x0 > 40_000) { scatter.setMore(null); return; }
+  const box = `x0=${x0.toFixed(1)}&y0=${y0.toFixed(1)}&x1=${x1.toFixed(1)}&y1=${y1.toFixed(1)}`;
+  const got = await within(`r/${state.run}/within/${colourKey()}?start=${scatter.loaded}&${box}`);
+  if (turn === moreTurn) scatter.setMore(got);
+}
+
+// ------------------------------------------------------------------------------------------------------------- the run
+
+async function openRun(): Promise<void> {
+  scene = await json<Scene>(`r/${state.run}`);
+  document.title = `${scene.name} – Brodmann`;
+  const chooser = $<HTMLSelectElement>("colour");
+  chooser.replaceChildren(...scene.colourings.map((one) => new Option(one.title, one.title)));
+  if (!scene.colourings.some((one) => one.title === state.colour)) state.colour = scene.colourings[0]?.title ?? "";
+  chooser.value = state.colour;
+  const brains = new Set(scene.sheets.map((sheet) => sheet.subject)).size;
+  if (brains < 2 && state.among === "brains") state.among = scene.sheets.length > 1 ? "sections" : "all";
+  if (state.radius < 0) state.radius = scene.field_mm ? Math.min(20, Math.max(0.1, Math.round(scene.field_mm * 10) / 10)) : 1;
+  $<HTMLSelectElement>("among").value = state.among;
+  $<HTMLInputElement>("radius").value = String(state.radius);
+  const slide = $<HTMLInputElement>("slide");
+  slide.max = String(scene.sheets.length - 1);
+  $("method").textContent = scene.method;
+  count("");
+  const [x0, y0, x1, y1] = scene.frame;
+  const [cx, cy, half] = state.plane ?? [(x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2];
+  scatter.view = { cx, cy, half };
+  scatter.setPoints(new Uint16Array(await bytes(`r/${state.run}/points/0`)));
+  if (!state.section) state.section = busiest();
+  await openSection(state.view);
+  await colour();
+  card($("card"), scene, state.run, null, { find: () => undefined, all: false });
+  if (state.outline.length) await outline(state.outline);
+  if (state.place >= scene.rows) state.place = -1;
+  const asked = state.query;
+  if (state.place >= 0) {
+    state.query = false;
+    await mark(state.place, false);
+    if (asked) await query(true);
+  }
+  document.body.dataset["ready"] = "1";
+}
+
+/** The section in the middle of the brain with most samples: a better first look than the first cut. */
+function busiest(): string {
+  const best = scene.sheets.reduce((a, b) => (b.rows > a.rows ? b : a), scene.sheets[0] as Scene["sheets"][0]);
+  return best?.id ?? "";
+}
+
+function clearAll(): void {
+  Object.assign(state, { section: "", view: null, plane: null, place: -1, query: false, outline: [], only: 0, radius: -1 });
+  chosen = null;
+  place = null;
+  found = [];
+  scatter.setChosen(null, []);
+  section.setChosen(null);
+  $("strip").hidden = true;
+  $("clear").hidden = true;
+  marks();
+}
+
+// ------------------------------------------------------------------------------------------------------------ controls
+
+function theme(): void {
+  document.documentElement.dataset["theme"] = state.light ? "light" : "dark";
+  $("theme").textContent = state.light ? "Dark" : "Light";
+  scatter.redraw();
+  if (scene) tick();
+}
+
+function press(id: string, on: boolean): void {
+  $(id).setAttribute("aria-pressed", String(on));
+}
+
+function toggle(name: "dots" | "invert" | "light"): void {
+  state[name] = !state[name];
+  apply();
+  remember();
+}
+
+function apply(): void {
+  theme();
+  press("dots", state.dots);
+  press("invert", state.invert);
+  section.setDots(state.dots);
+  section.setInvert(state.invert);
+  section.setOpacity(state.opacity);
+  $<HTMLInputElement>("opacity").value = String(state.opacity);
+  $<HTMLInputElement>("asmap").checked = state.asmap;
+}
+
+function setLasso(on: boolean): void {
+  scatter.lassoing = on;
+  press("lasso", on);
+}
+
+function opacity(to: number): void {
+  state.opacity = Math.round(Math.min(1, Math.max(0, to)) * 20) / 20;
+  apply();
+  remember();
+}
+
+function chooseColour(by: number): void {
+  const all = scene.colourings, at = all.findIndex((one) => one.title === state.colour);
+  pickColour(all[(at + by + all.length) % all.length]?.title ?? state.colour);
+}
+
+function pickColour(title: string): void {
+  state.colour = title;
+  state.only = 0;
+  state.asmap = false;
+  $<HTMLSelectElement>("colour").value = title;
+  apply();
+  void colour();
+}
+
+function byKey(event: KeyboardEvent): void {
+  const target = event.target as HTMLElement;
+  if (event.ctrlKey || event.metaKey || event.altKey || $<HTMLDialogElement>("keys").open) return;
+  if (target.matches("input[type=number],select") && event.key !== "Escape") return;
+  const does: Record<string, () => void> = {
+    "[": () => step(-1), "]": () => step(1), c: () => chooseColour(1), C: () => chooseColour(-1),
+    o: () => opacity(state.opacity + 0.1), O: () => opacity(state.opacity - 0.1), d: () => toggle("dots"),
+    i: () => toggle("invert"), t: () => toggle("light"), l: () => setLasso(!scatter.lassoing),
+    f: () => void query(true), "?": () => $<HTMLDialogElement>("keys").showModal(), 0: home,
+    m: () => { if (state.query) { state.asmap = !state.asmap; apply(); void colour(); } },
+    Escape: () => { if (scatter.lassoing) setLasso(false); else if (state.query) void query(false); else if (chosen) void outline([]); },
+  };
+  const act = does[event.key];
+  if (act) { act(); event.preventDefault(); }
+}
+
+function home(): void {
+  const [x0, y0, x1, y1] = scene.frame;
+  scatter.go({ cx: (x0 + x1) / 2, cy: (y0 + y1) / 2, half: (x1 - x0) / 2 });
+  section.home();
+}
+
+function wire(): void {
+  scatter.onPick = (rank) => void mark(rank, true);
+  scatter.onLasso = (polygon) => { setLasso(false); void outline(polygon); };
+  scatter.onMove = (settled) => {
+    if (!settled) return;
+    state.plane = [scatter.view.cx, scatter.view.cy, scatter.view.half];
+    remember();
+    void more();
+  };
+  section.onPick = (rank) => void mark(rank, false);
+  section.onView = remember;
+  section.onCursor = (text) => { $("cursor").textContent = text; };
+  $("before").onclick = () => step(-1);
+  $("after").onclick = () => step(1);
+  $<HTMLInputElement>("slide").oninput = (event) => {
+    state.section = scene.sheets[Number((event.target as HTMLInputElement).value)]?.id ?? "";
+    void openSection();
+  };
+  $<HTMLInputElement>("opacity").oninput = (event) => opacity(Number((event.target as HTMLInputElement).value));
+  $<HTMLSelectElement>("colour").onchange = (event) => pickColour((event.target as HTMLSelectElement).value);
+  $("dots").onclick = () => toggle("dots");
+  $("invert").onclick = () => toggle("invert");
+  $("theme").onclick = () => toggle("light");
+  $("lasso").onclick = () => setLasso(!scatter.lassoing);
+  $("clear").onclick = () => void outline([]);
+  $("home").onclick = home;
+  $("enough").onclick = () => void query(false);
+  $("help").onclick = () => $<HTMLDialogElement>("keys").showModal();
+  $<HTMLSelectElement>("among").onchange = (event) => { state.among = (event.target as HTMLSelectElement).value; void query(true); };
+  $<HTMLInputElement>("radius").onchange = (event) => {
+    const asked = Number((event.target as HTMLInputElement).value);
+    state.radius = asked >= 0 && asked <= 100 ? asked : 0;
+    void query(true);
+  };
+  $<HTMLInputElement>("asmap").onchange = (event) => { state.asmap = (event.target as HTMLInputElement).checked; void colour(); };
+  document.addEventListener("keydown", byKey);
+  window.addEventListener("resize", () => { if (scene) tick(); });
+  const list = $("keylist");
+  for (const [key, does] of KEYS) {
+    const term = document.createElement("dt"), words = document.createElement("dd");
+    term.textContent = key;
+    words.textContent = does;
+    list.append(term, words);
+  }
+  onLost((gone) => {
+    const banner = $("banner");
+    banner.hidden = !gone;
+    banner.textContent = gone ? "The viewer's server does not answer. What you see stays; this page tries again by itself." : "";
+    if (!gone) section.again();
+  });
+}
+
+async function begin(): Promise<void> {
+  wire();
+  apply();
+  const runs = await json<{ name: string; system: string; rows: number }[]>("runs");
+  if (state.run >= runs.length) state.run = 0;
+  const chooser = $<HTMLSelectElement>("run");
+  chooser.replaceChildren(...runs.map((run, i) => new Option(`${run.name} (${run.system})`, String(i))));
+  chooser.value = String(state.run);
+  chooser.onchange = () => {
+    state.run = Number(chooser.value);
+    clearAll();
+    void openRun();
+  };
+  await openRun();
+}
+
+begin().catch((error: unknown) => {
+  const banner = $("banner");
+  banner.hidden = false;
+  banner.textContent = error instanceof Error ? error.message : String(error);
+});
