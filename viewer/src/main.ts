@@ -351,6 +351,7 @@ function wire(): void {
   };
   section.onPick = (rank) => void mark(rank, false);
   section.onView = remember;
+  section.onWait = (on) => { $("wait").hidden = !on; };
   section.onCursor = (text) => { $("cursor").textContent = text; };
   $("before").onclick = () => step(-1);
   $("after").onclick = () => step(1);

@@ -13,6 +13,7 @@ export class SectionView {
   onPick: (rank: number) => void = () => undefined;
   onView: () => void = () => undefined;
   onCursor: (text: string) => void = () => undefined;
+  onWait: (on: boolean) => void = () => undefined;
 
   private readonly viewer: OpenSeadragon.Viewer;
   private readonly draws: CanvasRenderingContext2D;
@@ -33,6 +34,7 @@ export class SectionView {
   private frame = 0;
   private wanted: [number, number, number] | null = null;
   private turn = 0;
+  private waiting = 0;
 
   constructor(holder: HTMLElement, private readonly marks: HTMLCanvasElement, private readonly scale: HTMLElement) {
     this.draws = marks.getContext("2d") as CanvasRenderingContext2D;
@@ -47,7 +49,7 @@ export class SectionView {
       maxZoomPixelRatio: 8,
       minZoomImageRatio: 0.6,
       visibilityRatio: 0.4,
-      imageLoaderLimit: 6,
+      imageLoaderLimit: 4, // browsers open six connections to a host: two are left for all else
       timeout: 60_000,
       gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
       gestureSettingsTouch: { clickToZoom: false },
@@ -60,8 +62,13 @@ export class SectionView {
     this.viewer.addHandler("animation-finish", () => this.onView());
     this.viewer.addHandler("tile-load-failed", () => void fetch("runs").catch(() => watch()));
     this.viewer.addHandler("open", () => this.opened());
+    this.viewer.addHandler("tile-drawn", () => this.wait(false));
+    // a click is what did not move, however long a slow machine took over it
+    let pressed = new OpenSeadragon.Point(0, 0);
+    this.viewer.addHandler("canvas-press", (event) => { pressed = (event as { position: OpenSeadragon.Point }).position; });
     this.viewer.addHandler("canvas-click", (event) => {
-      if ((event as { quick?: boolean }).quick) this.click((event as { position: OpenSeadragon.Point }).position);
+      const at = (event as { position: OpenSeadragon.Point }).position;
+      if (at.distanceTo(pressed) < 6) this.click(at);
     });
     new OpenSeadragon.MouseTracker({
       element: holder,
@@ -79,6 +86,7 @@ export class SectionView {
     const turn = ++this.turn;
     Object.assign(this, { run, number, sheet, space, samples: null });
     this.wanted = view;
+    this.wait(true);
     const sources: { tileSource: object; opacity?: number }[] = [{ tileSource: this.image() }];
     if (this.key) sources.push({ tileSource: this.colours(), opacity: this.opacity });
     this.viewer.open(sources as never);
@@ -142,7 +150,16 @@ export class SectionView {
 
   home(): void { this.viewer.viewport.goHome(); }
 
+  /** Say that an image is on its way, where it takes longer than a moment. */
+  private wait(on: boolean): void {
+    clearTimeout(this.waiting);
+    if (on) this.waiting = window.setTimeout(() => this.onWait(true), 350);
+    else this.onWait(false);
+  }
+
   private opened(): void {
+    // colours that were chosen while the image was still being opened
+    if (this.key && this.viewer.world.getItemCount() < 2) this.replace(1, this.colours(), this.opacity);
     if (this.wanted && this.sheet) {
       const [x, y, w] = this.wanted, wide = this.sheet.width * this.sheet.pixel_um;
       const box = this.viewer.viewport.getContainerSize(), high = (w * box.y) / box.x;
