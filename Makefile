@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 DEMO ?= runs/demo
 
-.PHONY: demo test test-long check bench clean
+.PHONY: demo test test-long check bench viewer clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -35,6 +35,10 @@ check: $(READY)  ## style, types, import contract, budgets, frozen flags
 bench: $(READY)  ## speed of reading, training and embedding on this machine
 	$(BIN)/python benchmarks/bench_reading.py
 	$(BIN)/python benchmarks/bench_training.py
+
+viewer:  ## build the page of `brodmann view` from viewer/src (needs node; what it writes is committed)
+	npm --prefix viewer ci --ignore-scripts --no-audit --no-fund
+	cd viewer && npx tsc --noEmit && node build.mjs
 
 clean:
 	rm -rf .venv build dist src/*.egg-info

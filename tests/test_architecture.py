@@ -44,6 +44,7 @@ FLAGS = {
         "RUN", "--to", "--out", "--target", "--onto", "--pixel-um", "--voxel-mm", "--within-mm", "--features",
         "--no-features", "--url", "--replace", "--no-replace",
     ],
+    "view": ["RUNS", "--port", "--browser", "--no-browser"],
     "pipeline": ["RECIPE", "--data", "--out", "--set", "--target", "--k", "--processes"],
     "convert": ["LAYOUT", "FILE", "--out"],
     "validate": ["DATA", "--picture"],
@@ -118,7 +119,8 @@ EVERYTHING = """
 import logging, socket, sys
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        extras = {"tensorstore", "umap", "nrrd", "faiss", "pynwb", "hdmf", "retinawhitenoise", "siibra"}
+        extras = {"tensorstore", "umap", "nrrd", "faiss", "pynwb", "hdmf", "retinawhitenoise", "siibra",
+                  "starlette", "uvicorn"}
         if name.split(".")[0] in extras:
             raise ImportError(f"{name} is blocked")
 sys.meta_path.insert(0, Blocked())

@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from brodmann.results import map, score
     from brodmann.stages import pipeline
     from brodmann.verbs import embed, fit, load, recipe, recipe_names, table
+    from brodmann.viewer.serve import view
 
 __version__ = "0.1.0"
 
 __all__ = [
     "convert", "embed", "export", "fit", "load", "map", "pipeline", "recipe", "recipe_names", "score", "table",
     "validate",
+    "convert", "embed", "fit", "load", "map", "pipeline", "recipe", "recipe_names", "score", "table", "validate",
+    "view",
 ]  # fmt: skip
 
 _HOME = {
@@ -35,6 +38,7 @@ _HOME = {
     "export": "exports",
     "pipeline": "stages",
     "validate": "inspection",
+    "view": "viewer.serve",
 }
 
 

@@ -229,6 +229,20 @@ def pipeline(
     return run(recipe, data, out, changes=set, target=target, k=k, processes=processes)
 
 
+def view(runs: Positional[tuple[Path, ...]], *, port: int = 0, browser: bool = True) -> int:
+    """Open runs in the browser: sections under their labels, features as a plane, places that look alike; Ctrl-C ends.
+
+    Args:
+        runs: Run folders with feature tables; the page switches between them.
+        port: Of this machine, which alone can open the page; any free one if not given.
+        browser: Also open the page.
+    """
+    from brodmann.viewer.serve import view as serve
+
+    serve(runs, port=port, browser=browser)
+    return 0
+
+
 def convert(layout: Positional[Literal["fnn"]], file: Positional[Path], *, out: Path) -> int:
     """Make a run of published weights, whose core then serves other animals: brodmann embed RUN --data ...
 
@@ -271,6 +285,7 @@ def check() -> int:
 
 
 VERBS = {verb.__name__: verb for verb in (recipes, fit, embed, score, map, export, pipeline, convert, validate, check)}
+VERBS = {verb.__name__: verb for verb in (recipes, fit, embed, score, map, view, pipeline, convert, validate, check)}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -38,9 +38,9 @@ export function card(
     top.append(image);
   }
   const sheet = scene.sheets[place.sheet];
-  const find = made("button", "Find places like this", "main");
+  const find = made("button", "Find similar", "main");
   find.type = "button";
-  find.title = "Find places like this (f)";
+  find.title = "Find places that look like this one (f)";
   find.onclick = does.find;
   side.append(made("h2", place.id), made("p", `${place.mm.map((v) => v.toFixed(2).replace("-", "−")).join(", ")} mm in ${scene.space}`, "mm"), find);
   top.append(side);

@@ -91,9 +91,7 @@ class Alike:
                 self._kept.popitem(last=False)
         return found
 
-    def find(
-        self, row: int, *, k: int, exclude_mm: float = 0.0, among: Among = "all", apart: bool = False
-    ) -> Found:
+    def find(self, row: int, *, k: int, exclude_mm: float = 0.0, among: Among = "all", apart: bool = False) -> Found:
         """Rows most like one.
 
         Parameters

@@ -77,7 +77,7 @@ def application(scenes: Sequence[Scene], token: str) -> Any:
                 content, kind, headers = await run_in_threadpool(make, given, body)
             except Asked as asked:
                 return Response(asked.reason + "\n", asked.status, headers=_FRESH, media_type="text/plain")
-            except LookupError:
+            except tiles.Absent:
                 return Response("there is no such thing\n", 404, headers=_FRESH, media_type="text/plain")
             except BrodmannError as error:
                 return Response(f"{error}\n", 422, headers=_FRESH, media_type="text/plain")
@@ -292,7 +292,7 @@ class Answers:
         sheet = _whole(given, "sheet", len(scene.sheets))
         level, column, row = (_whole(given, name, 1 << 31) for name in ("level", "column", "row"))
         if scene.sheets[sheet].pyramid.window(level, column, row) is None:
-            raise LookupError("no such tile")
+            raise tiles.Absent("no such tile")
         return sheet, level, column, row
 
 
@@ -317,7 +317,7 @@ def _number(given: Given, name: str, low: float, high: float, default: float | N
 
 def _key(given: Given) -> str:
     if not _KEY.fullmatch(given["key"]):
-        raise LookupError(given["key"])
+        raise tiles.Absent(given["key"])
     return given["key"]
 
 

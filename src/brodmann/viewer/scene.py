@@ -28,7 +28,7 @@ from brodmann.tasks._score import Score
 from brodmann.viewer import colouring, plane
 from brodmann.viewer.alike import Alike
 from brodmann.viewer.colouring import Colouring
-from brodmann.viewer.tiles import Density, Pyramid
+from brodmann.viewer.tiles import Absent, Density, Pyramid
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -248,7 +248,7 @@ class Scene:
 
         Raises
         ------
-        LookupError
+        Absent
             There is no such key.
         """
         with self._lock:
@@ -257,13 +257,13 @@ class Scene:
         if key.startswith("a"):
             rank = int(key[1:])
             if rank >= self.n:
-                raise LookupError(key)
+                raise Absent(key)
             cosine = self.alike.cosine(int(self.row_of[rank]))
             found = colouring.numbers("similarity", cosine, share=(2, 99.8), about="cosine of the features")
         elif key in self.colourings:
             found = self.colourings[key][1]()
         else:
-            raise LookupError(key)
+            raise Absent(key)
         with self._lock:
             self._made[key] = found
             while len(self._made) > _KEPT:
@@ -329,15 +329,17 @@ class Scene:
 
         Raises
         ------
-        LookupError
+        Absent
             There is no such row.
         """
         if not 0 <= rank < self.n:
-            raise LookupError(rank)
+            raise Absent(rank)
         row = int(self.row_of[rank])
         values = self.obs.iloc[row]
         sheet = self.sheet_of(str(values["section"]))
-        shown = {name: _said(values[name]) for name in self.obs.columns if name not in _PLACES}
+        columns = [str(name) for name in self.obs.columns if name not in _PLACES]
+        columns.sort(key=lambda name: pd.api.types.is_numeric_dtype(self.obs[name]))
+        shown = {name: _said(values[name]) for name in columns}
         return {
             "rank": rank, "id": str(values["id"]), "sheet": sheet, "x_um": float(values["x_um"]),
             "y_um": float(values["y_um"]), "mm": [round(float(v), 4) for v in self.xyz[row]],

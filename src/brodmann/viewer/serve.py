@@ -15,9 +15,7 @@ LOOPBACK = "127.0.0.1"
 _CLIENTS = 128
 
 
-def view(
-    runs: str | Path | Sequence[str | Path], *, port: int = 0, browser: bool = True, quiet: bool = False
-) -> None:
+def view(runs: str | Path | Sequence[str | Path], *, port: int = 0, browser: bool = True, quiet: bool = False) -> None:
     """Open runs in the browser as linked views, until Ctrl-C.
 
     Parameters
@@ -86,6 +84,7 @@ def bound(port: int) -> socket.socket:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((LOOPBACK, port))
+        made.listen(_CLIENTS)
     except (OSError, OverflowError) as error:
         made.close()
         raise Usage(f"port {port} of this machine should be free.", found=f"{error}.", do="name another.") from error

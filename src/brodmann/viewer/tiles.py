@@ -22,6 +22,10 @@ _WHOLE = 1024
 _DEEPEST = 24
 
 
+class Absent(LookupError):
+    """There is no such tile, row or colouring."""
+
+
 @dataclass(frozen=True)
 class Pyramid:
     """Levels of a section: 0 is the coarsest, each has half the pixel size of the one before.
@@ -68,7 +72,7 @@ def stain(section: Any, pyramid: Pyramid, level: int, column: int, row: int) -> 
 
     Raises
     ------
-    LookupError
+    Absent
         There is no such tile.
     """
     left, top, width, height = _window(pyramid, level, column, row)
@@ -133,7 +137,9 @@ def _spots(
 
     sigma = max(body_um / pixel, 0.5)
     rim = math.ceil(4 * sigma) + 1
-    column, row = (np.floor(xy_um[:, axis] / pixel).astype(np.int64) - edge + rim for axis, edge in ((0, left), (1, top)))
+    column, row = (
+        np.floor(xy_um[:, axis] / pixel).astype(np.int64) - edge + rim for axis, edge in ((0, left), (1, top))
+    )
     shape = (height + 2 * rim, width + 2 * rim)
     keep = (row >= 0) & (row < shape[0]) & (column >= 0) & (column < shape[1])
     count = np.bincount(row[keep] * shape[1] + column[keep], minlength=shape[0] * shape[1]).reshape(shape)
@@ -183,7 +189,7 @@ def colours(
 def _window(pyramid: Pyramid, level: int, column: int, row: int) -> tuple[int, int, int, int]:
     window = pyramid.window(level, column, row)
     if window is None:
-        raise LookupError(f"no tile {level}/{column}/{row}")
+        raise Absent(f"no tile {level}/{column}/{row}")
     return window
 
 
