@@ -75,7 +75,10 @@ def test_the_table_of_commands_is_the_command_line():
     told = {row[0].split()[1].strip("`"): row[0] for row in rows("command")}
     assert set(told) == set(cli.VERBS)
     for verb, row in told.items():
-        known = {name.replace("_", "-") for name in inspect.signature(cli.VERBS[verb]).parameters} | {"no-controls", "no-browser"}
+        known = {name.replace("_", "-") for name in inspect.signature(cli.VERBS[verb]).parameters} | {
+            "no-controls",
+            "no-browser",
+        }
         assert {flag.removeprefix("--") for flag in re.findall(r"--[a-z-]+", row)} <= known
 
 

@@ -50,6 +50,7 @@ function ramp(colouring: Colouring): HTMLElement[] {
   const bar = document.createElement("canvas");
   bar.width = 256;
   bar.height = 1;
+  bar.setAttribute("aria-hidden", "true");
   const draws = bar.getContext("2d") as CanvasRenderingContext2D;
   const colours = colouring.palette.slice(1);
   for (let i = 0; i < 256; i++) {

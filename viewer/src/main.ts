@@ -231,6 +231,8 @@ async function openRun(): Promise<void> {
   scatter.view = { cx, cy, half };
   scatter.setPoints(new Uint16Array(await bytes(`r/${state.run}/points/0`)));
   if (!state.section) state.section = busiest();
+  // the strip takes its room before a view is restored, so that the view keeps its size
+  $("strip").hidden = !(state.query && state.place >= 0);
   await openSection(state.view);
   await colour();
   card($("card"), scene, state.run, null, { find: () => undefined, all: false });
