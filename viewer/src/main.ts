@@ -289,7 +289,7 @@ function apply(): void {
   press("dots", state.dots);
   press("invert", state.invert);
   section.setDots(state.dots);
-  section.setInvert(state.invert);
+  section.setTone(state.invert, !state.light);
   section.setOpacity(state.opacity);
   $<HTMLInputElement>("opacity").value = String(state.opacity);
   $<HTMLInputElement>("asmap").checked = state.asmap;

@@ -25,6 +25,7 @@ export class SectionView {
   private only = 0;
   private opacity = 0.6;
   private invert = false;
+  private dark = true;
   private dots = false;
   private samples: Samples | null = null;
   private palette: string[] = [];
@@ -115,9 +116,10 @@ export class SectionView {
     this.redraw();
   }
 
-  setInvert(invert: boolean): void {
-    if (invert === this.invert) return;
+  setTone(invert: boolean, dark: boolean): void {
+    if (invert === this.invert && dark === this.dark) return;
     this.invert = invert;
+    this.dark = dark;
     if (this.sheet && this.viewer.world.getItemCount()) this.replace(0, this.image(), 1);
   }
 
@@ -172,7 +174,8 @@ export class SectionView {
   }
 
   private image(): object {
-    const tone = this.invert ? "?invert=1" : "";
+    // what is drawn from places is no image: light on dark in the dark
+    const tone = this.invert !== (this.dark && (this.sheet as Sheet).drawn) ? "?invert=1" : "";
     return this.source((level, x, y) => `r/${this.run}/image/${this.number}/${level}/${x}/${y}${tone}`);
   }
 
@@ -184,7 +187,7 @@ export class SectionView {
 
   private source(url: (level: number, x: number, y: number) => string): object {
     const sheet = this.sheet as Sheet;
-    return { width: sheet.width, height: sheet.height, tileSize: 256, tileOverlap: 0, minLevel: 0, maxLevel: sheet.deepest, getTileUrl: url };
+    return { width: sheet.width, height: sheet.height, tileSize: 256, tileOverlap: 1, minLevel: 0, maxLevel: sheet.deepest, getTileUrl: url };
   }
 
   private replace(index: number, tileSource: object, opacity: number): void {

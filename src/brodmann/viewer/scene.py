@@ -159,7 +159,8 @@ class Scene:
             drawn = isinstance(picture, Dots | _Drawn)
             xy = places[rows]
             spacing = labels.spacing_um(xy)
-            finest = max(spacing / 24, 1e-3) if drawn else float(picture.native_um)
+            longer = max(picture.width_um, picture.height_um)
+            finest = max(min(spacing / 24, longer / 4096), 1e-3) if drawn else float(picture.native_um)
             pyramid = Pyramid(float(picture.width_um), float(picture.height_um), finest)
             density = None
             if drawn:

@@ -17,6 +17,8 @@ from brodmann.dots import BODY_UM
 from brodmann.maps.raster import edges, raster
 
 TILE = 256
+OVERLAP = 1
+"""Pixels that a tile shares with each neighbour: without them the page would stretch tiles by a pixel to hide seams."""
 _WHOLE = 1024
 """Levels up to this side are cut from one overview: their tiles would each read most of the section."""
 _DEEPEST = 24
@@ -63,8 +65,11 @@ class Pyramid:
         if not 0 <= level <= self.deepest or column < 0 or row < 0:
             return None
         height, width = self.shape(level)
-        left, top = column * TILE, row * TILE
-        return None if left >= width or top >= height else (left, top, min(TILE, width - left), min(TILE, height - top))
+        if column * TILE >= width or row * TILE >= height:
+            return None
+        left, top = max(0, column * TILE - OVERLAP), max(0, row * TILE - OVERLAP)
+        right, bottom = (min(side, (at + 1) * TILE + OVERLAP) for side, at in ((width, column), (height, row)))
+        return left, top, right - left, bottom - top
 
 
 def stain(section: Any, pyramid: Pyramid, level: int, column: int, row: int) -> NDArray[np.uint8]:
@@ -81,8 +86,9 @@ def stain(section: Any, pyramid: Pyramid, level: int, column: int, row: int) -> 
         whole = section.overview(pixel)[:, top : top + height, left : left + width]
         short = (height - whole.shape[1], width - whole.shape[2])
         return np.pad(whole, ((0, 0), (0, max(short[0], 0)), (0, max(short[1], 0))), mode="edge")
-    x, y = ((edge + TILE / 2) * pixel for edge in (left, top))
-    return section.crop(x, y, size_px=TILE, pixel_um=pixel)[:, :height, :width]
+    size = TILE + 2 * OVERLAP
+    x, y = ((edge + size / 2) * pixel for edge in (left, top))
+    return section.crop(x, y, size_px=size, pixel_um=pixel)[:, :height, :width]
 
 
 class Density:
