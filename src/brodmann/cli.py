@@ -284,8 +284,9 @@ def check() -> int:
     return 0 if healthy else 4
 
 
-VERBS = {verb.__name__: verb for verb in (recipes, fit, embed, score, map, export, pipeline, convert, validate, check)}
-VERBS = {verb.__name__: verb for verb in (recipes, fit, embed, score, map, view, pipeline, convert, validate, check)}
+VERBS = {
+    verb.__name__: verb for verb in (recipes, fit, embed, score, map, export, view, pipeline, convert, validate, check)
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
