@@ -68,7 +68,8 @@ def make(folder: Path, *, data: bool = True) -> Path:
             pd.DataFrame(
                 {
                     "id": [f"{name}/{k:05d}" for k in number], "subject": name[:2], "section": name,
-                    "x_um": xy[:, 0], "y_um": xy[:, 1], "angle_deg": 0.0, "x_mm": mm[:, 0], "y_mm": mm[:, 1], "z_mm": mm[:, 2],
+                    "x_um": xy[:, 0], "y_um": xy[:, 1], "angle_deg": 0.0,
+                    "x_mm": mm[:, 0], "y_mm": mm[:, 1], "z_mm": mm[:, 2],
                     "area": np.where(xy[:, 0] < BORDER_UM, EVIL, "V1"), "depth_um": xy[:, 1],
                 }
             )
@@ -81,7 +82,7 @@ def make(folder: Path, *, data: bool = True) -> Path:
     features.write(
         run_path / "features.zarr", X, obs, PHANTOM, obs[["x_mm", "y_mm", "z_mm"]].to_numpy(np.float32),
         obsm={"baseline_statistics": X[:, :3].astype(np.float32)},
-        uns={"system": "patches", "data": "", "split": {"by": "brain", "folds": 0}, "encoder_fold": 0, "same_data": True},
+        uns={"system": "patches", "data": "", "split": {"by": "brain", "folds": 0}, "encoder_fold": 0},
     )  # fmt: skip
     held = obs["subject"] == "B2"
     predicted = pd.Series(np.where(obs["x_um"] < BORDER_UM + 400, EVIL, "V1"), index=pd.Index(obs["id"], name="id"))

@@ -26,9 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "convert", "embed", "export", "fit", "load", "map", "pipeline", "recipe", "recipe_names", "score", "table",
-    "validate",
-    "convert", "embed", "fit", "load", "map", "pipeline", "recipe", "recipe_names", "score", "table", "validate",
-    "view",
+    "validate", "view",
 ]  # fmt: skip
 
 _HOME = {

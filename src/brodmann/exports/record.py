@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,6 @@ from typing import Any, cast
 
 import numpy as np
 
-import brodmann
 from brodmann import atomic
 from brodmann.errors import Usage
 from brodmann.exports.answers import Found
@@ -97,7 +97,7 @@ def record(found: Found, to: str, details: Mapping[str, Any]) -> str:
         for answer in found.answers
     }
     said = {
-        "made_by": _MAKER, "format": FORMAT, "version": brodmann.__version__, "to": to,
+        "made_by": _MAKER, "format": FORMAT, "version": importlib.metadata.version("brodmann"), "to": to,
         "run": {
             "name": found.run.path.name, "system": found.run.system, "recipe_hash": found.run.recipe_hash,
             "data_fingerprint": str(made["data_fingerprint"]), "rows": int(found.table.n_obs),

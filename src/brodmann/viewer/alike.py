@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 _BLOCK = 65_536
 _HELD_BYTES = 512 << 20
-"""Features of up to so many bytes are held as float32 of unit length; larger ones stay float16 and cost a conversion."""
+"""Features of up to so many bytes are held as float32 of unit length; larger ones are converted at each search."""
 _KEPT = 4
 _LOOKED = 4096
 

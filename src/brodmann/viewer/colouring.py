@@ -57,7 +57,9 @@ class Colouring:
         return {
             "title": self.title, "kind": self.kind, "names": self.names, "counts": self.counts, "low": self.low,
             "high": self.high, "about": self.about,
-            "palette": [] if self.kind == "rgb" else ["#{:02X}{:02X}{:02X}".format(*row) for row in self.palette.tolist()],
+            "palette": [
+                "#{:02X}{:02X}{:02X}".format(*row) for row in ([] if self.kind == "rgb" else self.palette.tolist())
+            ],
         }  # fmt: skip
 
 
@@ -115,7 +117,7 @@ def triples(title: str, colours: NDArray[np.floating], *, about: str = "") -> Co
     colours : (n, 3) float
         RGB, 0 to 1; NaN where not known.
     """
-    known = np.isfinite(colours).all(1)
+    known = np.asarray(np.isfinite(colours).all(axis=1), bool)
     shade = (np.clip(np.where(known[:, None], colours, 0), 0, 1) * (_SHADES - 1)).round().astype(np.int64)
     values = np.where(known, 1 + (shade[:, 0] * _SHADES + shade[:, 1]) * _SHADES + shade[:, 2], 0)
     cube = np.stack(np.meshgrid(*[np.linspace(0, 255, _SHADES)] * 3, indexing="ij"), -1).reshape(-1, 3)

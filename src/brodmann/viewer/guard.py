@@ -15,8 +15,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _OWN_STYLE = "sha256-9xTiqzfwFaL2SGb1rmr8gysEwVVjIvqWAgmZgqFqpEE="
 """The one style that OpenSeadragon 6.1.1 adds by itself: no focus ring on touch screens."""
 CSP = (
-    f"default-src 'none'; script-src 'self'; style-src 'self' '{_OWN_STYLE}'; img-src 'self' data: blob:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    f"default-src 'none'; script-src 'self'; style-src 'self' '{_OWN_STYLE}'; img-src 'self' data: blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 HEADERS = {
     "content-security-policy": CSP,

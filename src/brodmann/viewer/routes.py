@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brodmann.errors import BrodmannError
-from brodmann.viewer import plane, tiles
+from brodmann.viewer import alike, plane, tiles
 from brodmann.viewer.guard import Guard
 from brodmann.viewer.scene import Scene
 
@@ -30,6 +30,7 @@ _CORNERS = 2000
 
 _STATIC = Path(__file__).parent / "static"
 _KINDS = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
+_AMONG: dict[str, alike.Among] = {"brains": "brains", "sections": "sections", "all": "all"}
 _KEY = re.compile(r"c\d{1,4}|a\d{1,9}")
 _LASTING = {"cache-control": "private, max-age=3600, immutable"}
 _FRESH = {"cache-control": "no-store"}
@@ -220,8 +221,8 @@ class Answers:
         scene, _ = self._scene(given)
         rank, k = _whole(given, "rank", scene.n), _whole(given, "k", MOST_FOUND + 1, 24)
         radius = _number(given, "radius", 0, 1000, 0.0)
-        among = given.get("among", "all")
-        if among not in {"brains", "sections", "all"} or k < 1:
+        among = _AMONG.get(given.get("among", "all"))
+        if among is None or k < 1:
             raise Asked(400, "look among brains, sections or all")
         found = scene.alike.find(
             int(scene.row_of[rank]), k=k, exclude_mm=radius, among=among, apart=given.get("apart") == "1"
@@ -275,9 +276,10 @@ class Answers:
         def draw() -> bytes:
             chosen = scene.colouring(key)
             values = chosen.values[one.rows]
+            values = np.where(values == only, values, 0) if only else values
             return tiles.png(
                 tiles.colours(
-                    one.xy_um, np.where(values == only, values, 0) if only else values, chosen.palette, one.pyramid, level, column, row,
+                    one.xy_um, values, chosen.palette, one.pyramid, level, column, row,
                     reach_um=one.reach_um, outlined=chosen.kind == "classes",
                 )
             )  # fmt: skip

@@ -72,11 +72,12 @@ class Sheet:
         return {
             "id": self.picture.id, "subject": self.picture.subject, "rows": len(self.rows), "width": width,
             "height": height, "deepest": pyramid.deepest, "pixel_um": pyramid.finest_um, "scaled": known,
-            "reach_um": self.reach_um, "side": len(grid), "grid": grid.round(5).tolist(), "drawn": self.density is not None,
+            "reach_um": self.reach_um, "side": len(grid), "grid": grid.round(5).tolist(),
+            "drawn": self.density is not None,
         }  # fmt: skip
 
     def _grid(self) -> NDArray[np.float64]:
-        """Places of a grid over the picture, (side, side, 3) mm: of its corners if the map is affine, else of 17 x 17."""
+        """Places over the picture, (side, side, 3) mm: of its corners if the map is affine, else of a grid of 17."""
         width, height = (side * self.pyramid.finest_um for side in self.pyramid.size)
 
         def places(side: int) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import secrets
 import socket
 from collections.abc import Sequence
@@ -29,6 +30,11 @@ def view(runs: str | Path | Sequence[str | Path], *, port: int = 0, browser: boo
     quiet : bool
         Say nothing but the address.
 
+    Returns
+    -------
+    None
+        When it is ended.
+
     Raises
     ------
     Refused
@@ -51,13 +57,13 @@ def view(runs: str | Path | Sequence[str | Path], *, port: int = 0, browser: boo
 
 def opened(paths: Sequence[str | Path], token: str, say: Say) -> Any:
     """The application for some run folders; says how much memory they take."""
-    try:
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise Refused(
-            "the viewer needs a web server.", found=f"no {error.name}.", do="pip install 'brodmann[view]'."
-        ) from error
+    for name in ("starlette", "uvicorn"):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise Refused(
+                "the viewer needs a web server.", found=f"no {name}.", do="pip install 'brodmann[view]'."
+            ) from error
     from brodmann.viewer.routes import TILES_BYTES, application
     from brodmann.viewer.scene import Scene
 

@@ -44,7 +44,8 @@ class Pyramid:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of the finest level, pixels."""
-        return tuple(max(1, math.ceil(side / self.finest_um - 1e-6)) for side in (self.width_um, self.height_um))  # type: ignore[return-value]
+        width, height = (max(1, math.ceil(um / self.finest_um - 1e-6)) for um in (self.width_um, self.height_um))
+        return width, height
 
     @property
     def deepest(self) -> int:
