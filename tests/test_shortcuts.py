@@ -142,16 +142,6 @@ def test_every_class_is_on_both_sides_and_neighbours_are_not(make, buffer_mm):
         assert all(not set(names[train]) & set(names[test]) for train, test in one.parts)
 
 
-def test_a_neighbour_that_gives_its_section_away_is_out_of_reach():
-    """A stain that changes every few millimetres is no stain of the section: only next to a test row would it tell."""
-    table, rng = planted(), np.random.default_rng(1)
-    local = rng.standard_normal((BRAINS * SECTIONS, 40, 12))
-    section = np.repeat(np.arange(BRAINS * SECTIONS), ROWS)
-    table.X = local[section, (table.obs["x_mm"] // 1).to_numpy(int)].astype(np.float32)
-    found = shortcuts(table, BRAIN, target="section", compare=False)
-    assert found.more["section"].value < CHANCE["section"] + 0.05
-
-
 def test_what_the_table_does_not_tell_is_said():
     table = planted("brain")
     del table.obs["vessel"]
@@ -175,7 +165,8 @@ def test_the_cutting_angle_stands_in_for_the_angle_and_any_number_may_be_asked()
     table = planted("fold")
     table.obs = table.obs.rename(columns={"angle_deg": "cutting_angle_deg"})
     found = shortcuts(table, BRAIN, target="fold", compare=False)
-    assert found.more["fold"].low > 0.3
+    # a line through the angle itself, whose ends meet, would explain 6 / pi^2 of it at most
+    assert found.more["fold"].low > 0.75
     assert any("cutting_angle_deg" in text for text in found.remarks)
     assert shortcuts(table, BRAIN, target="cutting_angle_deg", compare=False).value == found.value
     with pytest.raises(Usage, match="section, brain"):
