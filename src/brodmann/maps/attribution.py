@@ -138,8 +138,8 @@ def _patch(axes: Axes, density: Maps, mass: Maps, outline: Mask | None) -> None:
         axes.contour(mass, levels=[level], colors=[SPEAKS], linewidths=0.6, alpha=0.9)
     if outline is not None and outline.any():
         edge = outline.astype(float)
-        axes.contour(edge, levels=[0.5], colors=["white"], linewidths=1.8, alpha=0.8)
-        axes.contour(edge, levels=[0.5], colors=[OUTLINE], linewidths=0.9)
+        axes.contour(edge, levels=[0.5], colors=["white"], linewidths=1.3, alpha=0.7)
+        axes.contour(edge, levels=[0.5], colors=[OUTLINE], linewidths=0.7)
     bare(axes)
 
 
@@ -166,8 +166,9 @@ def _depths(axes: Axes, density: Maps, mass: Maps, outline: Mask | None, *, most
     each = _lines(mass)
     y = np.arange(each.shape[1])
     if outline is not None:
-        share = outline.mean(axis=(0, 2))
-        band = np.where(share > 0.02, share / max(share.max(), 1e-9), 0)
+        # small bodies lie on few lines; the eye wants to know the depth they come from
+        share = cast("Any", ndimage).gaussian_filter1d(outline.mean(axis=(0, 2)), 2.0)
+        band = share / max(float(share.max()), 1e-9)
         axes.imshow(
             np.dstack([np.broadcast_to(to_rgb(OUTLINE), (len(y), 1, 3)), 0.35 * band[:, None]]),
             extent=(0, 1, len(y) - 0.5, -0.5), aspect="auto", transform=axes.get_yaxis_transform(),
