@@ -57,9 +57,11 @@ def _place(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray
 def draw(row: np.ndarray, column: np.ndarray, radius: np.ndarray) -> np.ndarray:
     """Label image of discs, 1, 2, 3 ..."""
     labels = np.zeros((SIDE, SIDE), np.uint16)
-    y, x = np.indices(labels.shape) + 0.5
     for number, (r, c, size) in enumerate(zip(row, column, radius, strict=True), 1):
-        labels[np.hypot(y - r, x - c) < size] = number
+        top, left = (max(int(at - size) - 1, 0) for at in (r, c))
+        part = labels[top : int(r + size) + 2, left : int(c + size) + 2]
+        y, x = np.indices(part.shape) + 0.5
+        part[np.hypot(y + top - r, x + left - c) < size] = number
     return labels
 
 

@@ -37,6 +37,9 @@ def test_a_crop_holds_the_planted_cells(source, planted):
     for section, tile in zip(source.sections, planted, strict=True):
         points = section.points
         assert len(points) == 13 * 13
+        for at, size in (("x_um", section.width_um), ("y_um", section.height_um)):
+            assert points[at].min() == pytest.approx(rat_nissl.CROP_UM / 2)
+            assert points[at].max() == pytest.approx(size - rat_nissl.CROP_UM / 2)
         for point in points.iloc[[0, 40, 84, 168]].itertuples():
             x, y = point.x_um / PIXEL_UM, point.y_um / PIXEL_UM
             within = (np.abs(tile.column - x) < half) & (np.abs(tile.row - y) < half)
