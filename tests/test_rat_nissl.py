@@ -10,6 +10,9 @@ import pytest
 from brodmann import splits, verbs
 from brodmann.datasets import rat_nissl
 from brodmann.errors import Corrupt, Refused
+from brodmann.patches import views
+from brodmann.patches.controls import dark_area
+from brodmann.patches.samples import PatchSamples
 from brodmann.settings import Split
 from nissltiles import PIXEL_UM, draw, save, write
 
@@ -82,14 +85,19 @@ def test_a_cell_that_the_edge_cuts_counts_but_has_no_area(tmp_path):
 def test_pixels_are_those_of_the_crop_and_a_tile_is_never_split(source):
     recipe = verbs.recipe("patches-nissl")
     assert recipe.samples.size_px * recipe.samples.pixel_um == pytest.approx(rat_nissl.CROP_UM)
-    from brodmann.patches.samples import PatchSamples
-
     samples = PatchSamples(source, recipe)
     assert len(samples) == 4 * 169
     places = samples.places
     batch = samples.read(np.flatnonzero(places["section"] == "FAKE_0001_01_R1_t2")[:169])
     dark = (batch["image"].numpy() < 170).mean(axis=(1, 2, 3))
     count = samples.labels["count"][places["section"] == "FAKE_0001_01_R1_t2"]
+    told = dark_area(batch)
+    density, level = views.density(batch["image"], batch["level"]).numpy(), batch["level"].numpy()
+    np.testing.assert_allclose(told[:, 0], density.mean(axis=(1, 2, 3)), rtol=1e-4, atol=1e-5)
+    # back in optical density: darker than half of the mean stain over the ground
+    stain = density * level[:, 2, :, None, None] + level[:, 1, :, None, None]
+    over = (stain > level[:, 1, :, None, None] / 2).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(told[:, 1], over, atol=1e-3)
     # more cells, more dark: planted cells have the size that their row gives them, hence not perfectly
     assert np.corrcoef(dark, count)[0, 1] > 0.5
     folds = splits.folds(places, recipe.split.__class__(by="section", folds=0))
