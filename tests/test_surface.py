@@ -263,6 +263,9 @@ def test_a_figure_shows_classes_blanks_and_numbers(tmp_path: Path) -> None:
         of.numbers("depth", at.of(np.linspace(1, 2, 60), np.nan), "depth, mm"),
         of.components("components", np.asarray(table.X), at),
     ]
+    for painting, blank in zip(paintings, (values == 0, at.row < 0, at.row < 0), strict=True):
+        assert np.allclose(painting.rgb[blank] * 255, rgb(of.BLANK))
+        assert not np.isclose(painting.rgb[~blank] * 255, rgb(of.BLANK)).all(axis=1).any()
     figure = of.draw(
         sheet, paintings, views=(View(-60, 40, "from above"),), flat=sheet.vertices[:, :2], title="A sheet",
         note=of.summary(at, rows=60),

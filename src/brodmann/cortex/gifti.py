@@ -108,7 +108,7 @@ def write_labels(path: str | Path, values: NDArray[np.integer], colours: Mapping
     table = GiftiLabelTable()
     for key, (text, colour) in enumerate({_NONE: None, **colours}.items()):
         red, green, blue = (0.0, 0.0, 0.0) if colour is None else (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
-        entry = GiftiLabel(key, red, green, blue, 0.0 if colour is None else 1.0)
+        entry: Any = GiftiLabel(key, red, green, blue, 0.0 if colour is None else 1.0)
         entry.label = text
         table.labels.append(entry)
     _save(path, [(given.astype(np.int32), _LABEL)], [name] if name else (), table)

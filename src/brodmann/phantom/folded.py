@@ -96,7 +96,7 @@ def fold(brain: Brain, *, step_mm: float = STEP_MM) -> Folded:
             **known.layers(table(brain.cyto)),
         }
     )  # fmt: skip
-    return Folded(brain.name, mesh(table(brain.surface)[:, :3], faces), st, truth)
+    return Folded(brain.name, mesh(table(brain.surface)[:, :3], faces), np.asarray(st, dtype=np.float64), truth)
 
 
 def surfaces(source: Source, *, step_mm: float = STEP_MM) -> dict[str, Folded]:
