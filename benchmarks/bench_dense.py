@@ -37,11 +37,10 @@ def command(words: list[str]) -> tuple[float, float, str]:
     return time.monotonic() - begun, used.ru_maxrss * unit / 1e6, text
 
 
-def spacing(recipe: str, data: str, rows: int, changes: dict) -> float:
-    """Spacing (mm) of a grid that has about so many places, from how many there are at 1 mm."""
+def per_mm2(recipe: str, data: str, changes: dict) -> int:
+    """Places of a grid of 1 mm: as many as there are mm2 of tissue."""
     coarse = verbs.recipe(recipe, {**changes, "samples.where": "grid", "samples.spacing_mm": 1.0})
-    there = len(patches.samples(verbs.open_source(coarse, data), coarse, part="all"))
-    return float(f"{(there / rows) ** 0.5:.3g}")
+    return len(patches.samples(verbs.open_source(coarse, data), coarse, part="all"))
 
 
 def main() -> None:
@@ -58,7 +57,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = asked.out or Path(folder)
         run = home / "run"
-        short = ["fit.steps=2", "fit.warmup_steps=1", "fit.batch=16"]
+        short = ["partners.same_section=true", "fit.steps=2", "fit.warmup_steps=1", "fit.batch=16"]
         command(["fit", asked.recipe, "--data", data, "--out", str(run), "--set", *settings, *short])
         machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
         machine += f" (OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', 'not set')}), load {os.getloadavg()[0]:.1f}"
@@ -66,8 +65,9 @@ def main() -> None:
         print(f"{asked.recipe}, {asked.size_px} px, {data}\n")
         print("| rows | grid, mm | wall, s | patches/s of the whole command | peak memory, MB | table, MB |")
         print("|---|---|---|---|---|---|", flush=True)
+        there = per_mm2(asked.recipe, data, changes)
         for rows in (asked.rows // 4, asked.rows):
-            step = spacing(asked.recipe, data, rows, changes)
+            step = float(f"{(there / rows) ** 0.5:.3g}")
             dense = home / f"dense-{rows}"
             words = ["embed", str(run), "--out", str(dense), "--no-controls"]
             words += ["--set", "samples.where=grid", f"samples.spacing_mm={step}"]
