@@ -96,7 +96,7 @@ def _image(found: Found, answer: Answer, rows: NDArray[np.int64], within_mm: flo
     shown = [("???", (0.0, 0.0, 0.0, 0.0))]
     shown += [(name, (*(rgb(colour) / 255).tolist(), 1.0)) for name, colour in zip(key.names, key.colours, strict=True)]
     for value, (name, colour) in enumerate(shown):
-        label = GiftiLabel(value, *cast("Any", colour))
+        label: Any = cast("Any", GiftiLabel)(value, *colour)
         label.label = name
         table.labels.append(label)
     values = np.append(key.values(answer.values), 0)[rows].astype(np.int32)

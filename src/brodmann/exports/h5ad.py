@@ -72,7 +72,7 @@ def write(found: Found, out: Path, *, onto: Path | None) -> dict[str, Any]:
     with record.file(out, what="the copy", need=need) as temporary:
         shutil.copyfile(path, temporary)
         with h5py.File(temporary, "r+") as file:
-            taken = [name for name in columns if name in file["obs"]]
+            taken = [name for name in columns if name in cast("Any", file["obs"])]
             taken += [place for place in ("obsm/X_brodmann", "uns/brodmann") if place in file]
             if taken:
                 raise Usage(
@@ -120,7 +120,7 @@ def names(path: Path) -> pd.Index:
                     do="open it with anndata.read_h5ad and write it again.",
                 )  # fmt: skip
             index = str(file["obs"].attrs.get("_index", "_index"))
-            found = pd.Index(np.asarray(_read(file["obs"][index])).astype(str))
+            found = pd.Index(np.asarray(_read(cast("Any", file["obs"])[index])).astype(str))
     except (OSError, KeyError, ValueError) as error:
         if isinstance(error, Refused):
             raise

@@ -111,7 +111,7 @@ def _table(
     return anndata.AnnData(
         X=np.column_stack(held) if held else np.zeros((len(rows), 1), np.float32),
         obs=obs,
-        var=pd.DataFrame(index=[answer.name for answer in numbers] or ["none"]),
+        var=pd.DataFrame(index=pd.Index([answer.name for answer in numbers] or ["none"])),
         obsm=cast("Any", obsm),
     )
 
