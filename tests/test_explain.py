@@ -591,3 +591,24 @@ def test_a_figure_needs_patches_and_maps_of_one_shape():
     ones = np.ones((2, 8, 8))
     with pytest.raises(Usage, match="one shape"):
         drawing.figure(ones, np.ones((2, 9, 9)), np.array(["a", "b"]), pixel_um=10.0)
+
+
+def test_a_figure_names_areas_and_the_structure_it_outlines(tmp_path):
+    from brodmann.maps.drawing import save
+
+    values = np.random.default_rng(0).random((3, 16, 16))
+    made = drawing.figure(
+        values,
+        values,
+        np.array(["V1", "V1", "M1"]),
+        pixel_um=30.0,
+        outlines=values > 0.9,
+        outlined="the stripe",
+        notes={"V1": "2.3×"},
+    )
+    save(made, tmp_path / "figure")
+    text = (tmp_path / "figure.svg").read_text()
+    for said in ("V1", "M1", "the stripe", "2.3×", "100 µm", "over depth"):
+        assert said in text, said
+    # a panel for each patch, and one of depth for each area
+    assert len(made.axes) == 5
