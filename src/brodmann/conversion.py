@@ -42,7 +42,7 @@ def convert(layout: str, file: str | Path, out: str | Path, *, quiet: bool = Fal
 
     model = published.public_model(Path(file))
     about = {"system": "neurons", "data_fingerprint": "public", "data": ""}
-    run = Run.open(out, recipe=model.recipe, **about, say=Say(quiet=quiet))
+    run = Run.open(out, recipe=model.recipe, **about, start=None, say=Say(quiet=quiet))
     with run.lock():
         if not run.has("weights"):
             run.save_weights(model.state_dict(), {**model.config(), "source": "public"}, published.card(model.encoder))

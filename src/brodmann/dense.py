@@ -98,7 +98,7 @@ def derive(
     state, config = run.weights()
     about = {"system": run.system, "data_fingerprint": run.data_fingerprint}
     made = Run.open(
-        path, recipe=recipe, **about, data=verbs.remembered(data) if data is not None else run.data, say=say
+        path, recipe=recipe, **about, start=None, data=verbs.remembered(data) if data is not None else run.data, say=say
     )
     noted = origin.read(made)
     if noted is not None and noted["weights"] != origin.weights_of(run):
