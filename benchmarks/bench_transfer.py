@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--methods", nargs="+", default=["foundation", "individual"])
     parser.add_argument("--steps", type=int, default=4800, help="of the core")
+    parser.add_argument("--again", type=int, default=0, help="steps that each core learns more, from half the rate")
     parser.add_argument("--own-steps", type=int, default=2400, help="of a target's own network, at most")
     parser.add_argument("--set", nargs="*", default=[], help="changes of the recipe, such as fit.steps=300")
     asked = parser.parse_args()
@@ -110,10 +111,18 @@ def main() -> None:
         if "foundation" in asked.methods:
             recipe = bm.recipe(asked.recipe, {"fit.steps": asked.steps, **values, "seed": seed})
             verbs.fit(recipe, chosen(large, known), core)
+            if asked.again:
+                fit = dataclasses.replace(recipe.fit, steps=asked.again, lr=recipe.fit.lr / 2)
+                # what was learned before changes slowly: readouts stay right twice as long
+                objective = dataclasses.replace(recipe.objective, solve_first=2 * recipe.objective.solve_first)
+                recipe = dataclasses.replace(recipe, fit=fit, objective=objective)
+                begun, core = core, asked.out / f"core-{seed}-again"
+                verbs.fit(recipe, chosen(large, known), core, start=begun)
         for target in targets:
             for minutes in asked.minutes:
                 for method in asked.methods:
-                    kept = asked.out / f"{method}-{seed}-{target}-{minutes:g}.npz"
+                    name = "again" if asked.again and method == "foundation" else method
+                    kept = asked.out / f"{name}-{seed}-{target}-{minutes:g}.npz"
                     if not kept.exists():
                         begun = time.process_time()
                         found = (

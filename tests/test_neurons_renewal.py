@@ -50,6 +50,17 @@ def test_readouts_are_renewed_when_it_is_time_and_only_then(tmp_path, monkeypatc
     assert done == [3, 6, 12]
 
 
+def test_settled_readouts_are_solved_again_before_the_first_step(monkeypatch):
+    done: list[int] = []
+    monkeypatch.setattr(adopt, "renew", lambda *_: done.append(1))
+    first, samples = fresh(**RENEWED)
+    more, _ = fresh(**RENEWED)
+    assert not more.renew(samples, 0, QUIET)
+    more.load_state_dict(more.begin(first.state_dict(), first.config()))
+    assert [step for step in range(7) if more.renew(samples, step, QUIET)] == [0, 3, 6]
+    assert len(done) == 3
+
+
 def test_renewed_readouts_predict_better_and_leave_the_core_alone(tmp_path):
     model, _ = taught(tmp_path / "run", small(), three())
     samples = NeuronSamples(three(), model.recipe)

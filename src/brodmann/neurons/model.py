@@ -68,6 +68,7 @@ class NeuronModel(nn.Module):
         self.dispersion = (
             nn.Parameter(torch.zeros(self.encoder.neurons)) if recipe.objective.likelihood == "nb" else None
         )
+        self.settled = False
         self.register_buffer("spread", torch.eye(recipe.encoder.streams * recipe.encoder.outputs))
         self._name(known)
 
@@ -104,6 +105,8 @@ class NeuronModel(nn.Module):
         its animal begins as the mean of the known ones, as one that is adopted does.
         """
         if _known(config) == self.known:
+            # settled readouts lean on what the first steps will change: they are solved again before, to bear that
+            self.settled = True
             return dict(state)
         shared = {name: value for name, value in state.items() if not name.startswith(_OF_A_NEURON)}
         for name in {name for name, _ in self.named_parameters() if name.startswith(_OF_AN_ANIMAL)} & set(shared):
@@ -187,6 +190,7 @@ class NeuronModel(nn.Module):
     def renew(self, samples: NeuronSamples, step: int, say: Say) -> bool:
         """Solve the readouts anew where it is time, before ``step``; see `brodmann.neurons.adopt.renew`."""
         passed, odd = divmod(step, self.recipe.objective.solve_first or step + 1)
+        passed = passed or int(self.settled and self.recipe.objective.solve_first > 0)
         # the slower the core learns, the longer its readouts stay right: once, twice, four times as many steps
         if odd or passed.bit_count() != 1:
             return False
