@@ -128,9 +128,10 @@ def deviation(
     more["bias"] = judge.mean(own - judge.truth, f"in the unit of {target}; SD of the truth {judge.truth.std():.3g}")
     remarks = ["lower is better: a gain below 0 is an error smaller than the rival's"]
     if measured:
-        remarks.append(
-            f"{', '.join(measured)}: measured by methods that learned nothing from these rows or their truth"
+        learned = (
+            "learned nothing from this table; what they learned elsewhere, perhaps from these rows, is not known here"
         )
+        remarks.append(f"the methods behind {', '.join(measured)} {learned}")
     seen = [replace(split, fold=k) for k in range(len(tables))] if len(tables) > 1 else [split]
     remarks += [*limits, *dict.fromkeys(_rows.exposure(one, held) for one, held in zip(tables, seen, strict=True))]
     about = _rows.about(first)
