@@ -96,7 +96,8 @@ def main() -> None:
     found = dense.spread("areas", run, painted, "area")
     number = dense.spread("properties", run, painted, "thickness_mm")
     print(found)
-    note = f"{asked.brains - 1} brain{'s' * (asked.brains > 2)} of {asked.sections} sections, {recipe.fit.steps} steps"
+    others = f"{asked.brains - 1} other brain{'s' * (asked.brains > 2)}"
+    note = f"trained on {others}, {asked.sections} sections, {recipe.fit.steps} steps"
     draw(asked.out, source, painted, found, number, within_mm=asked.within, note=note)
 
 
