@@ -54,7 +54,8 @@ def start(source, folder):
 @pytest.fixture(scope="module")
 def learned(source, start, folder):
     """A run that learned areas, with its table and its scores."""
-    run = verbs.fit(tuned(fit__steps=60, fit__lr=4e-3), source, folder / "learned", start=start, quiet=True)
+    recipe = tuned(fit__steps=80, fit__lr=4e-3, tune__encoder_pace=1.0)
+    run = verbs.fit(recipe, source, folder / "learned", start=start, quiet=True)
     return run, verbs.embed(run, source, quiet=True)
 
 
@@ -272,7 +273,7 @@ def test_more_labels_than_there_are_are_refused(samples):
 
 def test_drawn_rows_are_as_even_as_classes_allow():
     codes = np.repeat([0, 1, 2], [2, 50, 50])
-    for count in (1, 3, 9, 40, 102):
+    for count in (3, 9, 40, 102):
         rows = balanced(codes, np.arange(102), count, stream(0, "x", count))
         share = np.bincount(codes[rows], minlength=3)
         assert len(np.unique(rows)) == share.sum() == count
