@@ -267,7 +267,11 @@ def edge_px(line: np.ndarray) -> float:
     return float((np.arange(1, len(line)) * step).sum() / step.sum())
 
 
-def test_the_finest_level_is_the_image_itself(app, scene):
+@pytest.mark.parametrize("whole_px", [1024, 0])
+def test_the_finest_level_is_the_image_itself(scene, whole_px, monkeypatch):
+    """Cut from one overview, or tile by tile, as large sections are."""
+    monkeypatch.setattr(tiles, "_WHOLE", whole_px)
+    app = application([scene], TOKEN)
     pyramid = scene.sheets[0].pyramid
     shown = whole(app, "r/0/image/0", pyramid.deepest, pyramid.shape(pyramid.deepest))
     np.testing.assert_array_equal(shown, planted.picture())
@@ -275,8 +279,11 @@ def test_the_finest_level_is_the_image_itself(app, scene):
     np.testing.assert_array_equal(inverted, 255 - planted.picture()[255:513, 255:513])
 
 
-def test_image_and_colours_lie_on_each_other_at_every_level(app, scene):
+@pytest.mark.parametrize("whole_px", [1024, 0])
+def test_image_and_colours_lie_on_each_other_at_every_level(scene, whole_px, monkeypatch):
     """The planted border, found in the image and in the labels of every level, within half a pixel of where it is."""
+    monkeypatch.setattr(tiles, "_WHOLE", whole_px)
+    app = application([scene], TOKEN)
     sheet, chosen = scene.sheets[0], scene.colouring("c0")
     pyramid, names, palette = sheet.pyramid, chosen.names, chosen.palette
     assert pyramid.deepest == 2
@@ -389,6 +396,8 @@ def test_points_are_sent_in_one_shuffled_order(app, scene):
     assert len(xy) == len(values) == scene.n
     assert sorted(scene.row_of.tolist()) == list(range(scene.n))
     assert (scene.row_of != np.arange(scene.n)).any()
+    stepped, _ = plane.steps(plane.components(scene.table.X)[0][:, :2])
+    np.testing.assert_array_equal(xy, stepped[scene.row_of])
     chosen = scene.colouring("c0")
     for rank in range(0, scene.n, 997):
         row = json.loads(got(app, f"r/0/row/{rank}"))
@@ -505,6 +514,8 @@ def test_truth_and_prediction_share_colours(scene):
     assert dict(zip(truth.names, truth.palette[1:].tolist(), strict=True)) == dict(
         zip(said.names, said.palette[1:].tolist(), strict=True)
     )
+    assert "A0" in truth.names
+    assert truth.counts[truth.names.index("A0")] == 0
     assert set(np.unique(said.values[(scene.obs["subject"] == "B1").to_numpy()])) == {0}
     assert sum(truth.counts) == int(scene.obs["area"].notna().sum())
     assert {"features", "place", "depth_um", "subject", "section"} <= set(titles)

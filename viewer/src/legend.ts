@@ -25,6 +25,7 @@ export class Legend {
     const list = document.createElement("ul");
     colouring.names.forEach((name, i) => {
       const value = i + 1;
+      if (!colouring.counts[i]) return; // a name that a prediction has and its truth has not, or the reverse
       const item = document.createElement("li"), button = document.createElement("button");
       const swatch = document.createElement("span"), words = document.createElement("span"), n = document.createElement("span");
       swatch.className = "swatch";
