@@ -40,6 +40,7 @@ FLAGS = {
         "RUN", "TASK", "--target", "--by", "--fold", "--buffer-mm", "--probe", "--against", "--atlas", "--k", "--at",
     ],
     "map": ["RUN", "TARGET", "--out"],
+    "explain": ["RUN", "TARGET", "--areas", "--each", "--out"],
     "export": [
         "RUN", "--to", "--out", "--target", "--onto", "--pixel-um", "--voxel-mm", "--within-mm", "--features",
         "--no-features", "--url", "--replace", "--no-replace",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from brodmann.conversion import convert
+    from brodmann.explaining import explain
     from brodmann.exports import export
     from brodmann.inspection import validate
     from brodmann.results import map, score
@@ -25,14 +26,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "convert", "embed", "export", "fit", "load", "map", "pipeline", "recipe", "recipe_names", "score", "table",
-    "validate", "view",
+    "convert", "embed", "explain", "export", "fit", "load", "map", "pipeline", "recipe", "recipe_names", "score",
+    "table", "validate", "view",
 ]  # fmt: skip
 
 _HOME = {
     **dict.fromkeys(("embed", "fit", "load", "recipe", "recipe_names", "table"), "verbs"),
     **dict.fromkeys(("map", "score"), "results"),
     "convert": "conversion",
+    "explain": "explaining",
     "export": "exports",
     "pipeline": "stages",
     "validate": "inspection",

@@ -163,6 +163,31 @@ def map(run: Positional[Path], target: Positional[str] = "area", *, out: Path | 
     return 0
 
 
+def explain(
+    run: Positional[Path],
+    target: Positional[str] = "area",
+    *,
+    areas: tuple[str, ...] = (),
+    each: int = 4,
+    out: Path | None = None,
+) -> int:
+    """Show which pixels make a read-out name an area: maps over typical held-out patches, as one figure.
+
+    Args:
+        run: A run of patches with a feature table.
+        target: A label column, or an atlas.
+        areas: Only these; all if not given.
+        each: Patches of each area.
+        out: Figure without ending; defaults to figures/explain-<target> of the run.
+    """
+    from brodmann.explaining import explain as show
+
+    if each < 1:
+        raise Usage("--each should be at least 1.", found=f"{each}.")
+    _out.print(f"figure: {show(run, target, areas=areas, each=each, out=out)[1]}")
+    return 0
+
+
 def export(
     run: Positional[Path],
     *,
@@ -285,7 +310,8 @@ def check() -> int:
 
 
 VERBS = {
-    verb.__name__: verb for verb in (recipes, fit, embed, score, map, export, view, pipeline, convert, validate, check)
+    verb.__name__: verb
+    for verb in (recipes, fit, embed, score, map, explain, export, view, pipeline, convert, validate, check)
 }
 
 
