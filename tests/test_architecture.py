@@ -23,7 +23,7 @@ SRC = ROOT / "src" / "brodmann"
 FILES = sorted(SRC.rglob("*.py"))
 RECIPES = sorted((SRC / "recipes").glob("*.toml"))
 
-FILE_LINES, CLI_LINES, SPINE_LINES, RECIPE_LINES = 400, 340, 3200, 45
+FILE_LINES, CLI_LINES, SPINE_LINES, RECIPE_LINES = 400, 360, 3200, 45
 SPINE = (
     "atomic", "checkpoint", "compute", "environment", "errors", "features", "ledger", "lock", "manifest", "progress",
     "run", "samples", "settings", "signals", "space", "splits", "systems", "train", "weights",

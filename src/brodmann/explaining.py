@@ -44,7 +44,7 @@ def explain(
 
     Returns
     -------
-    (Explained, Path)
+    Explained, Path
         The maps, and the figure's PNG.
 
     Raises
