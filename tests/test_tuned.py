@@ -54,9 +54,9 @@ def start(source, folder):
 @pytest.fixture(scope="module")
 def learned(source, start, folder):
     """A run that learned areas, with its table and its scores."""
-    recipe = tuned(fit__steps=80, fit__lr=4e-3, tune__encoder_pace=1.0)
+    recipe = tuned(fit__steps=150, fit__lr=4e-3, tune__encoder_pace=1.0, samples__spacing_mm=0.5)
     run = verbs.fit(recipe, source, folder / "learned", start=start, quiet=True)
-    return run, verbs.embed(run, source, quiet=True)
+    return run, verbs.embed(run, source, controls=False, quiet=True)
 
 
 @pytest.fixture

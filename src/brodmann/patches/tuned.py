@@ -119,7 +119,8 @@ class Tuned(nn.Module):
         named = top >= least
         say(
             f"{used}; on {len(rows):,} others, temperature {heat:.2f} ({before:.3f} -> {after:.3f} nats); named from "
-            f"probability {least:.2f} on: {named.mean():.0%} of them, {right[named].mean():.0%} rightly"
+            f"probability {least:.2f} on: {named.mean():.0%} of them, {right[named].mean():.0%} rightly "
+            f"({tune.sure:.0%} wanted)"
         )
 
     def features(self, batch: Batch) -> Tensor:
