@@ -27,7 +27,14 @@ SMALL = {
     "fit.precision": "fp32",
 }
 BEFORE = {**SMALL, "fit.steps": 6, "partners.reach_mm": 20.0}
-AFTER = {**SMALL, "fit.steps": 8, "fit.save_every": 3, "tune.min_per_class": 5, "tune.calibrate": 0.2}
+AFTER = {
+    **SMALL,
+    "fit.steps": 8,
+    "fit.save_every": 3,
+    "tune.min_per_class": 5,
+    "tune.calibrate": 0.2,
+    "tune.encoder_pace": 0.1,
+}
 
 
 def tuned(**more):

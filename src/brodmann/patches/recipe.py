@@ -122,9 +122,9 @@ class Tune:
     """Classes with fewer labelled training patches are not learned."""
     encoder: Literal["tuned", "frozen"] = "tuned"
     """Let the encoder learn, too, or keep it as it began."""
-    encoder_pace: float = pydantic.Field(default=0.1, gt=0, le=1)
+    encoder_pace: float = pydantic.Field(default=1.0, gt=0, le=1)
     """Learning rate of an encoder that began with a trained run, as a fraction of the head's; from scratch both learn
-    at ``fit.lr``."""
+    at ``fit.lr``. Slower keeps more of what the start knew, and needs more steps."""
     smoothing: float = pydantic.Field(default=0.0, ge=0, lt=1)
     """Label smoothing (Szegedy et al. 2016)."""
     calibrate: float = pydantic.Field(default=0.1, ge=0, le=0.5)
