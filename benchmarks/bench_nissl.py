@@ -70,7 +70,7 @@ def trained(source: Source, out: Path, seeds: list[int], until: float) -> dict[s
     for seed in seeds:
         for name, recipe in RECIPES.items():
             own: list[ad.AnnData] = []
-            for fold in range(samples.section_count):
+            for fold in range(samples.places["section"].nunique()):
                 path = out / f"{recipe}-tile{fold}-seed{seed}"
                 if time.monotonic() > until and not (path / "features.zarr").exists():
                     return None

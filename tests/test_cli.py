@@ -324,16 +324,14 @@ def test_an_interrupted_run_goes_on_and_a_changed_recipe_is_refused(sections, tm
         assert fit(sections, out) == 130
     assert "run the same command" in capsys.readouterr().err
     assert run("embed", out) != 0
-    assert fit(sections, out, "seed=1") == 2
-    told = capsys.readouterr().err
-    assert "Changed" in told
-    assert "seed: 0 -> 1" in told
     assert fit(sections, out) == 0
     assert (out / "weights" / "model.safetensors").is_file()
     assert fit(sections, out) == 0
     assert "nothing to do" in capsys.readouterr().err
-    assert fit(sections, out, "fit.steps=4") == 2
-    assert "fit.steps: 3 -> 4" in capsys.readouterr().err
+    assert fit(sections, out, "fit.steps=4", "seed=1") == 2
+    told = capsys.readouterr().err
+    assert "Changed" in told
+    assert "fit.steps: 3 -> 4; seed: 0 -> 1" in told
 
 
 def test_other_data_in_the_same_run_are_refused(sections, tmp_path, capsys):

@@ -69,6 +69,7 @@ def test_the_same_command_comes_back(tmp_path, run):
 
 def test_another_recipe_or_other_data_are_refused_with_a_diff(run):
     """F13."""
+    run.log({"step": 0, "loss": 1.0})
     before = manifest.files(run.path), (run.path / "recipe.toml").read_bytes()
     with pytest.raises(Changed, match=r"fit\.steps: 1000 -> 300; seed: 0 -> 4") as caught:
         opened(run.path, recipe={"fit.steps": 300, "seed": 4})
@@ -78,6 +79,17 @@ def test_another_recipe_or_other_data_are_refused_with_a_diff(run):
     with pytest.raises(Changed, match="system: patches -> cells"):
         opened(run.path, system="cells")
     assert before == (manifest.files(run.path), (run.path / "recipe.toml").read_bytes())
+
+
+def test_a_folder_in_which_nothing_was_computed_is_made_anew_with_another_recipe(tmp_path):
+    opened(tmp_path / "refused", recipe={"fit.steps": 300})
+    run = opened(tmp_path / "refused", recipe={"fit.steps": 200}, data_fingerprint="e" * 64)
+    again = Run.load(run.path, verify=False)
+    assert again.recipe_values["fit"]["steps"] == 200
+    assert again.data_fingerprint == "e" * 64
+    run.log({"step": 0, "loss": 1.0})
+    with pytest.raises(Changed, match=r"fit\.steps: 200 -> 300"):
+        opened(run.path, recipe={"fit.steps": 300}, data_fingerprint="e" * 64)
 
 
 def test_another_environment_is_noted_and_said(run, monkeypatch):

@@ -91,25 +91,30 @@ class Run:
         Raises
         ------
         Changed
-            With a line per key, if the folder belongs to another recipe or other data.
+            With a line per key, if something was computed there with another recipe or other data.
         """
         path, say = Path(path).absolute(), say or Say()
         about: dict[str, Any] = {"format": FORMAT, "system": system, "recipe_hash": digest(recipe), "data": data}
         about |= {"data_fingerprint": data_fingerprint, **({"start": dict(start)} if start else {})}
         run = cls(path, about, plain(recipe), say)
+        there = {item.name.removesuffix(atomic.PARTIAL) for item in path.iterdir()} if path.is_dir() else set[str]()
         if (path / "run.json").exists():
             before = cls._found(path, say)
-            run._same_as(before)
-            run._note_environment()
-            if before.data != data and data:
-                run.write_text("run.json", json.dumps(about, indent=1) + "\n")
-            return run
-        if path.exists() and not {item.name.removesuffix(atomic.PARTIAL) for item in path.iterdir()} <= _FIRST:
+            try:
+                run._same_as(before)
+                run._note_environment()
+                if before.data != data and data:
+                    run.write_text("run.json", json.dumps(about, indent=1) + "\n")
+                return run
+            except Changed:
+                # of what was refused before its first step nothing would be lost
+                if not there <= _FIRST:
+                    raise
+        elif path.exists() and not there <= _FIRST:
             raise Usage(
-                f"{path} should be empty or a run folder.",
-                found="other files.",
+                f"{path} should be empty or a run folder.", found="other files.",
                 do="name a new folder; nothing in this one was touched.",
-            )
+            )  # fmt: skip
         with run.lock():
             run.write_text("recipe.toml", to_toml(recipe, system=system))
             run.write_text("environment.json", json.dumps([environment.describe()], indent=1) + "\n")
@@ -138,18 +143,15 @@ class Run:
     @classmethod
     def _found(cls, path: Path, say: Callable[..., object]) -> Run:
         if not (path / "run.json").exists():
-            raise Usage(
-                f"{path} should be a run folder.", found="no run.json in it.", do="make one with 'brodmann fit'."
-            )
+            raise Usage(f"{path} should be a run folder.", found="no run.json in it.", do="make one: 'brodmann fit'.")
         try:
             about = cast("dict[str, Any]", json.loads((path / "run.json").read_text()))
             values = read_toml((path / "recipe.toml").read_text(), where=str(path / "recipe.toml"))
             if about["format"] > FORMAT:
                 raise Usage(
-                    f"{path} should have format {FORMAT} or older.",
-                    found=f"format {about['format']}.",
+                    f"{path} should have format {FORMAT} or older.", found=f"format {about['format']}.",
                     do="upgrade brodmann.",
-                )
+                )  # fmt: skip
             values.pop("system")
             return cls(path, about, values, say)
         except (ValueError, KeyError, OSError, TypeError) as error:

@@ -39,8 +39,8 @@ class Samples(Protocol):
         Where the coordinates live.
     fingerprint : str
         Hash of the data and of what was drawn from it; part of the key of every random draw.
-    section_count : int
-        Number of sections with samples.
+    extent : str
+        What the samples are, counted in the system's own words.
     remarks : tuple of str
         What differs from the data that a model was trained on, once they suit it.
     read_rows, shard_rows : int
@@ -51,7 +51,7 @@ class Samples(Protocol):
     labels: pd.DataFrame
     space: Space
     fingerprint: str
-    section_count: int
+    extent: str
     remarks: tuple[str, ...]
     read_rows: int
     shard_rows: int

@@ -155,7 +155,7 @@ def fit(
             if run.has("weights"):
                 say(f"{run.path} is trained already; nothing to do.")
             else:
-                say(f"{len(samples):,} samples to train on; sections: {samples.section_count}")
+                say(f"to train on: {samples.extent}")
                 for remark in getattr(samples, "remarks", ()):
                     say(remark)
                 model = module.build(recipe, samples)

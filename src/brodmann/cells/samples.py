@@ -69,8 +69,8 @@ class CellSamples:
         See `brodmann.samples.Samples`; made when first asked for, since ids are Python strings.
     skipped : list of (str, str)
         Sections left out, and why.
-    section_count : int
-        Number of sections with samples.
+    extent : str
+        Cells, sections and animals with samples.
     factors : Tensor (A, G) or None
         How much more often each animal's experiment sees each gene, as a logarithm; given by the model that the samples
         suit.
@@ -111,8 +111,8 @@ class CellSamples:
             for section, start, stop in zip(source.sections, bounds[::2], bounds[1::2], strict=True)
             if stop > start
         ]
-        self.section_count = len(self.parts)
         self.subjects = tuple(dict.fromkeys(one.subject for one in self.parts))
+        self.extent = f"{len(rows):,} cells; sections: {len(self.parts)}; animals: {len(self.subjects)}"
         self._animals = np.array([self.subjects.index(one.subject) for one in self.parts], np.int64)
         self.factors: Tensor | None = None
         self._stops = np.array([one.stop for one in self.parts], np.int64)

@@ -82,8 +82,8 @@ class NeuronSamples:
         What the source left out, and recordings in which no neuron answers.
     remarks : tuple of str
         Neurons that never answer while the network learns.
-    section_count : int
-        Number of imaging planes with samples.
+    extent : str
+        Neurons, recordings and animals with samples.
     kept : list of Kept
         Recordings with samples.
     rows : (N,) int64
@@ -123,8 +123,8 @@ class NeuronSamples:
         self.rows: NDArray[np.int64] = rows
         self.order: tuple[int, ...] = tuple(range(len(self.kept)))
         self._told: tuple[str, ...] = ()
-        names = source.neurons["section"].to_numpy(dtype=object)[rows]
-        self.section_count = len(set(names.tolist()))
+        animals = len({one.recording.subject for one in self.kept})
+        self.extent = f"{len(rows):,} neurons; recordings: {len(self.kept)}; animals: {animals}"
         key = [source.fingerprint, plain(recipe)["samples"], plain(recipe)["split"], part, len(rows)]
         self.fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()
 

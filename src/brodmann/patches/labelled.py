@@ -51,7 +51,7 @@ class Labelled:
         self.samples, self.recipe, self.classes = samples, recipe, tuple(classes)
         self.places, self.space = samples.places, samples.space
         self.labels: pd.DataFrame = cast("pd.DataFrame", samples.labels)
-        self.fingerprint, self.section_count = samples.fingerprint, samples.section_count
+        self.fingerprint, self.extent = samples.fingerprint, samples.extent
         self.skipped, self.remarks = samples.skipped, samples.remarks
         self.read_rows, self.shard_rows = samples.read_rows, samples.shard_rows
 

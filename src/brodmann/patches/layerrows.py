@@ -58,7 +58,8 @@ class LayerRows:
         self.truth = LayerTruth(samples)
         self.classes = self.truth.classes
         self.rows = self.truth.rows if ids is None else _rows(samples, self.truth, ids)
-        self.section_count = int(samples.places["section"].iloc[self.rows].nunique())
+        sections = samples.places["section"].iloc[self.rows].nunique()
+        self.extent = f"{len(self.rows):,} patches with layers; sections: {sections}"
         some = self.rows[np.unique(np.linspace(0, len(self.rows) - 1, _HASHED).round().astype(int))]
         key = json.dumps([samples.fingerprint, self.classes, samples.places["id"].iloc[self.rows].tolist()])
         self.fingerprint = hashlib.sha256(key.encode() + self.truth.read(some).tobytes()).hexdigest()

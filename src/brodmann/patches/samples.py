@@ -85,7 +85,8 @@ class PatchSamples:
         self.places: pd.DataFrame = cast("pd.DataFrame", everything[place]).copy()
         self.labels = everything[[name for name in everything if name not in _PLACE and not str(name).startswith("_")]]
         self._section_of = everything["_section"].to_numpy(np.int64)
-        self.section_count = int(self.places["section"].nunique())
+        sections, brains = (int(self.places[name].nunique()) for name in ("section", "subject"))
+        self.extent = f"{len(self.places):,} patches; sections: {sections}; brains: {brains}"
         self._xy = self.places[["x_um", "y_um", "angle_deg"]].to_numpy(np.float64)
         # only training compares places: those of a grid may be described although no sheet is known of them
         known = part == "train" or "u_mm" in self.places or recipe.partners.metric == "space"
