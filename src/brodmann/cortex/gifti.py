@@ -70,18 +70,23 @@ def write(path: str | Path, surface: Mesh) -> None:
     _save(path, parts)
 
 
-def write_values(path: str | Path, values: Array, *, names: Sequence[str] = ()) -> None:
+def write_values(
+    path: str | Path, values: Array, *, names: Sequence[str] = (), meta: Mapping[str, str] | None = None
+) -> None:
     """Write values of vertices, (n,) or (n, k), as float32; ``names`` are those of the k columns.
 
-    NaN stays NaN: a vertex of which nothing is known.
+    NaN stays NaN: a vertex of which nothing is known. ``meta`` is kept with every column.
     """
     columns = np.asarray(values, dtype=np.float32).reshape(len(values), -1)
     if names and len(names) != columns.shape[1]:
         raise Refused("Every column of values should have a name.", found=f"{columns.shape[1]} and {len(names)}.")
-    _save(path, [(np.ascontiguousarray(column), _SHAPE) for column in columns.T], names)
+    _save(path, [(np.ascontiguousarray(column), _SHAPE) for column in columns.T], names, meta=meta)
 
 
-def write_labels(path: str | Path, values: NDArray[np.integer], colours: Mapping[str, str], *, name: str = "") -> None:
+def write_labels(
+    path: str | Path, values: NDArray[np.integer], colours: Mapping[str, str], *, name: str = "",
+    meta: Mapping[str, str] | None = None,
+) -> None:  # fmt: skip
     """Write labels of vertices (``.label.gii``) with their names and colours.
 
     Parameters
@@ -93,6 +98,8 @@ def write_labels(path: str | Path, values: NDArray[np.integer], colours: Mapping
         Name to ``"#RRGGBB"``, in the order of the values.
     name : str
         Of the map, as viewers list it.
+    meta : mapping of str to str, optional
+        What the file should say of itself beside that: its space, how far a value was carried.
 
     Raises
     ------
@@ -111,7 +118,7 @@ def write_labels(path: str | Path, values: NDArray[np.integer], colours: Mapping
         entry: Any = GiftiLabel(key, red, green, blue, 0.0 if colour is None else 1.0)
         entry.label = text
         table.labels.append(entry)
-    _save(path, [(given.astype(np.int32), _LABEL)], [name] if name else (), table)
+    _save(path, [(given.astype(np.int32), _LABEL)], [name] if name else (), table, meta)
 
 
 def read_labels(path: str | Path, surface: Mesh | None = None) -> tuple[NDArray[np.int32], dict[int, str]]:
@@ -140,8 +147,11 @@ def _save(
     parts: list[tuple[NDArray[Any], str]],
     names: Sequence[str] = (),
     table: GiftiLabelTable | None = None,
+    meta: Mapping[str, str] | None = None,
 ) -> None:
     arrays = [GiftiDataArray(data, intent=intent) for data, intent in parts]
+    for array in arrays:
+        array.meta.update(meta or {})
     for array, name in zip(arrays, names, strict=False):
         array.meta["Name"] = name
     image = GiftiImage(darrays=arrays, labeltable=table)

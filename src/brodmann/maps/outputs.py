@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from brodmann.atomic import folder
 from brodmann.features import space_of
-from brodmann.maps import drawing, embedding, figures, report, section, sheets, volume
+from brodmann.maps import drawing, embedding, figures, meshes, report, section, sheets, volume
 from brodmann.maps.colours import colours
 from brodmann.maps.labels import Key, Picture, codes, column, scaled, spacing_um, used
 from brodmann.maps.raster import samples_of
@@ -49,6 +49,8 @@ def write(
     field_mm: float,
     neighbours: Mapping[str, Sequence[str]],
     among: str = "",
+    surfaces: Sequence[meshes.Given] = (),
+    within_mm: float | None = None,
     say: Say | None = None,
 ) -> Path:
     """Write ``maps/<name>/``, ``figures/<name>/`` and ``report.html`` under ``out``.
@@ -81,6 +83,10 @@ def write(
         Query ids to the ids of the places most like them.
     among : str
         Among which rows those were looked for, where it was not all.
+    surfaces : sequence of meshes.Given
+        Onto which predictions are painted too.
+    within_mm : float, optional
+        How far from a vertex the row may lie that it shows; see `meshes.reach_mm`.
     say : Say, optional
         Where progress goes; nowhere by default.
 
@@ -96,13 +102,18 @@ def write(
     held = [picture for picture in pictures if picture.id in shown]
     palette = dict(palette or colours([*score.classes]))
     key = Key.of([*used(column(table, "predicted")), *used(column(table, "truth"))], palette)
+    # what cannot be seen on a mesh is said before sections are drawn
+    seen = meshes.place(table, rows, surfaces, within_mm, say=say)
     with folder(out / "maps" / name) as partial:
         key.write(partial / "legend.csv")
         pages = _sections(partial, table, held, key, score, say, f"maps/{name}")
         _volume(partial, table, rows, key, score, say)
+        meshes.write(partial, table, score, key, seen)
     with folder(out / "figures" / name) as partial:
         say(f"drawing the features of {len(obs):,} rows")
         drawn = _figures(partial, table, score, palette, crop, field_mm, neighbours, among, known=scaled(held[0]))
+        title = _WORDS.get(score.task, _PREDICTED)[1].format(score.target)
+        drawn += meshes.draw(partial, table, score, key, seen, title=title, home=f"maps/{name}")
     ordered = sorted(scores, key=lambda item: (item.get("task") != score.task, item.get("target") != score.target))
     return report.write(
         out,

@@ -117,7 +117,8 @@ def project(
         raise Refused(
             f"some vertices should have a row within {within_mm:g} mm.",
             found=f"none; the nearest row is {least:.2f} mm from the surface.",
-            cause="rows of another brain, or a surface in other coordinates.",
+            cause="rows of another brain, a mesh of another space or unit, or too small a reach.",
+            do=f"give a mesh in RAS mm about the origin of '{space.name}' ({space.origin}), or a larger reach.",
         )
     return Projection(np.where(found, np.append(some, -1)[np.where(found, nearest, -1)], -1), away, within_mm)
 
