@@ -39,7 +39,7 @@ FLAGS = {
     "score": [
         "RUN", "TASK", "--target", "--by", "--fold", "--buffer-mm", "--probe", "--against", "--atlas", "--k", "--at",
     ],
-    "map": ["RUN", "TARGET", "--out"],
+    "map": ["RUN", "TARGET", "--out", "--surface", "--within-mm"],
     "explain": ["RUN", "TARGET", "--areas", "--each", "--out"],
     "export": [
         "RUN", "--to", "--out", "--target", "--onto", "--pixel-um", "--voxel-mm", "--within-mm", "--features",

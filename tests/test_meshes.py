@@ -236,12 +236,13 @@ def test_what_is_no_mesh_of_these_rows_is_refused_before_anything_is_drawn(
     made: tuple[Run, Path], tmp_path: Path
 ) -> None:
     run, home = made
-    good = gifti.read(home / "B1.mid.surf.gii")
+    good, sealed = gifti.read(home / "B1.mid.surf.gii"), (run.path / "manifest.json").read_bytes()
 
     def refused(error: type[Exception], match: str, *surface: Path, within: float | None = None) -> None:
         with pytest.raises(error, match=match):
-            results.map(run, "half", out=tmp_path / "out", surface=surface, within_mm=within, quiet=True)
-        assert not (tmp_path / "out" / "maps").exists()
+            results.map(run, "half", surface=surface, within_mm=within, quiet=True)
+        assert not (run.path / "maps").exists()
+        assert (run.path / "manifest.json").read_bytes() == sealed
 
     (tmp_path / "note.surf.gii").write_text("not a mesh")
     refused(Corrupt, "should be a GIFTI file", tmp_path / "note.surf.gii")
@@ -267,7 +268,7 @@ def test_what_is_no_mesh_of_these_rows_is_refused_before_anything_is_drawn(
 
 
 def table_of(xyz: np.ndarray, section: list[str], space: Space = PHANTOM) -> ad.AnnData:
-    obs = pd.DataFrame({"id": [str(i) for i in range(len(xyz))], "subject": "B", "section": section})
+    obs = pd.DataFrame({"id": [str(i) for i in range(len(xyz))], "subject": "B", "section": section, "predicted": "x"})
     table = ad.AnnData(X=np.zeros((len(xyz), 2), np.float16), obs=obs.set_index("id", drop=False).rename_axis(None))
     table.obsm["xyz"] = xyz.astype(np.float32)
     about = {"unit": "mm", "orientation": space.orientation, "origin": space.origin}
@@ -353,7 +354,7 @@ def test_a_brain_far_from_a_mesh_is_left_out_aloud(capsys: pytest.CaptureFixture
     table.obs["subject"] = ["B"] * len(x) + ["C"] * len(x)
     sheet = mesh(np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [30, 0, 0.0]]), np.array([[0, 1, 2], [1, 3, 2]]))
     given = [meshes.Given(Path("m.surf.gii"), "m", sheet)]
-    (seen,) = meshes.place(table, np.arange(2 * len(x)), given, None, say=Say())
+    (seen,) = meshes.place(table, given, None, say=Say())
     assert seen.at.covered == 0.75
     assert (seen.name, seen.rows) == ("B_m", len(x))
     said = " ".join(capsys.readouterr().err.split())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-MANY = ("--set", "--against", "--k")
+MANY = ("--set", "--against", "--k", "--surface", "--areas")
 """Flags that take several values."""
 
 

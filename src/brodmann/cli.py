@@ -148,17 +148,22 @@ def score(
     return 0
 
 
-def map(run: Positional[Path], target: Positional[str] = "area", *, out: Path | None = None) -> int:
-    """Paint predicted labels back onto sections and into a volume; write figures and the report.
+def map(
+    run: Positional[Path], target: Positional[str] = "area", *, out: Path | None = None,
+    surface: tuple[Path, ...] = (), within_mm: float | None = None,
+) -> int:  # fmt: skip
+    """Paint predicted labels back onto sections, into a volume and onto surfaces; write figures and the report.
 
     Args:
         run: A run folder with a score of this target.
         target: The target that was scored; or domains, domain_<k>, novelty.
         out: Folder for maps and figures; defaults to the run folder.
+        surface: Meshes (.surf.gii) or folders of them that are painted too; one named after a brain shows only it.
+        within_mm: How far from a vertex the sample may lie that it shows; from their spacing if not given.
     """
     from brodmann import results
 
-    written = results.map(run, target, out=out)
+    written = results.map(run, target, out=out, surface=surface, within_mm=within_mm)
     _out.print(f"report: {written}")
     return 0
 

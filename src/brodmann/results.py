@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from brodmann import atomic, levels, questions, verbs
-from brodmann.errors import Refused
+from brodmann.errors import Refused, Usage
 from brodmann.progress import Say
 from brodmann.questions import Task, label
 from brodmann.run import Run
@@ -168,8 +168,11 @@ def _measured(run: Any, table: ad.AnnData) -> tuple[Callable[[NDArray[np.int64]]
     return lambda rows: codes[rows][:, None] == np.arange(len(names)), [str(name) for name in names]
 
 
-def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None = None, quiet: bool = False) -> Path:
-    """Paint a score's predictions back onto sections and into a volume; draw the figures; write the report.
+def map(
+    run: Run | str | Path, target: str = "area", *, out: str | Path | None = None, surface: Sequence[str | Path] = (),
+    within_mm: float | None = None, quiet: bool = False,
+) -> Path:  # fmt: skip
+    """Paint a score's predictions back onto sections, into a volume and onto surfaces; draw figures; write the report.
 
     Parameters
     ----------
@@ -181,6 +184,11 @@ def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None =
     out : path, optional
         Folder for ``maps/<task>-<target>/``, ``figures/<task>-<target>/`` and ``report.html``, which shows this map
         first and earlier ones after it; by default the run folder.
+    surface : sequence of path
+        Meshes that it is painted onto too: GIFTI files, or folders with ``*.surf.gii``, in RAS mm about the origin of
+        the table's space. A mesh shows the brain that its name or folder begins with (``B1.mid.surf.gii``), else each.
+    within_mm : float, optional
+        How far from a vertex the sample may lie that it shows; by default 0.75 of how far samples lie apart.
     quiet : bool
         Say nothing.
 
@@ -188,9 +196,20 @@ def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None =
     -------
     Path
         Of the report.
-    """
-    from brodmann.maps import labels, outputs
 
+    Raises
+    ------
+    Refused
+        No such score, a score of numbers, a file that is no mesh, or no sample near any vertex.
+    Usage
+        A reach without a surface.
+    """
+    from brodmann.maps import labels, meshes, outputs
+
+    if within_mm is not None and not surface:
+        raise Usage("within_mm says how far a surface may lie from what it shows.", found="no surface.",
+                    do="give one with --surface.")  # fmt: skip
+    given, say = meshes.read(surface), Say(quiet=quiet)
     run = verbs.load(run) if not isinstance(run, Run) else run
     home = Path(out).absolute() if out else run.path
     atomic.admits(home, "the map")
@@ -199,6 +218,8 @@ def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None =
         raise Refused(f"a map of '{target}' needs rows with a label.", found=f"nothing to paint: {found}")
     table = verbs.table(run)
     label_from(table, found)
+    # what cannot be seen on a mesh is said before anything is drawn, or taken off the manifest
+    seen = meshes.place(table, given, within_mm, say=say)
     near, among = _neighbours(table, found)
     recipe, source = questions.opened(run, table)
     module = system(run.system)
@@ -227,7 +248,8 @@ def map(run: Run | str | Path, target: str = "area", *, out: str | Path | None =
             field_mm=field_mm,
             neighbours=near,
             among=among,
-            say=Say(quiet=quiet),
+            surfaces=seen,
+            say=say,
         )
         if out is None:
             run.seal()

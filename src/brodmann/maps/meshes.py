@@ -179,16 +179,13 @@ def reach_mm(table: AnnData, rows: NDArray[np.int64]) -> float:
     return float(f"{found:.2g}")
 
 
-def place(
-    table: AnnData, rows: NDArray[np.int64], given: Sequence[Given], within_mm: float | None, *, say: Say
-) -> list[Seen]:
+def place(table: AnnData, given: Sequence[Given], within_mm: float | None, *, say: Say) -> list[Seen]:
     """Which rows the vertices of each mesh show: those of the brain it is named after, else of every brain in turn.
 
     Parameters
     ----------
     table : AnnData
-    rows : (m,) int64
-        With a value.
+        With a column ``predicted``; rows without a prediction are not shown.
     given : sequence of Given
     within_mm : float, optional
         By default, for each brain, `reach_mm`.
@@ -203,6 +200,7 @@ def place(
     Refused
         Nothing can be seen on any mesh: another space or unit, no row near enough, brains without a value.
     """
+    rows = np.flatnonzero(codes(column(table, "predicted")) >= 0)
     subject = column(table, "subject")
     own = codes(subject)[rows]
     brains = {str(name): rows[own == number] for number, name in enumerate(subject.categories)}

@@ -49,8 +49,7 @@ def write(
     field_mm: float,
     neighbours: Mapping[str, Sequence[str]],
     among: str = "",
-    surfaces: Sequence[meshes.Given] = (),
-    within_mm: float | None = None,
+    surfaces: Sequence[meshes.Seen] = (),
     say: Say | None = None,
 ) -> Path:
     """Write ``maps/<name>/``, ``figures/<name>/`` and ``report.html`` under ``out``.
@@ -83,10 +82,8 @@ def write(
         Query ids to the ids of the places most like them.
     among : str
         Among which rows those were looked for, where it was not all.
-    surfaces : sequence of meshes.Given
-        Onto which predictions are painted too.
-    within_mm : float, optional
-        How far from a vertex the row may lie that it shows; see `meshes.reach_mm`.
+    surfaces : sequence of meshes.Seen
+        Onto which predictions are painted too; see `meshes.place`.
     say : Say, optional
         Where progress goes; nowhere by default.
 
@@ -102,18 +99,16 @@ def write(
     held = [picture for picture in pictures if picture.id in shown]
     palette = dict(palette or colours([*score.classes]))
     key = Key.of([*used(column(table, "predicted")), *used(column(table, "truth"))], palette)
-    # what cannot be seen on a mesh is said before sections are drawn
-    seen = meshes.place(table, rows, surfaces, within_mm, say=say)
     with folder(out / "maps" / name) as partial:
         key.write(partial / "legend.csv")
         pages = _sections(partial, table, held, key, score, say, f"maps/{name}")
         _volume(partial, table, rows, key, score, say)
-        meshes.write(partial, table, score, key, seen)
+        meshes.write(partial, table, score, key, surfaces)
     with folder(out / "figures" / name) as partial:
         say(f"drawing the features of {len(obs):,} rows")
         drawn = _figures(partial, table, score, palette, crop, field_mm, neighbours, among, known=scaled(held[0]))
         title = _WORDS.get(score.task, _PREDICTED)[1].format(score.target)
-        drawn += meshes.draw(partial, table, score, key, seen, title=title, home=f"maps/{name}")
+        drawn += meshes.draw(partial, table, score, key, surfaces, title=title, home=f"maps/{name}")
     ordered = sorted(scores, key=lambda item: (item.get("task") != score.task, item.get("target") != score.target))
     return report.write(
         out,
