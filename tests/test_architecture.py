@@ -46,7 +46,7 @@ FLAGS = {
         "--no-features", "--url", "--replace", "--no-replace",
     ],
     "view": ["RUNS", "--port", "--browser", "--no-browser"],
-    "pipeline": ["RECIPE", "--data", "--out", "--set", "--target", "--k", "--processes"],
+    "pipeline": ["RECIPE", "--data", "--out", "--start", "--set", "--target", "--k", "--processes"],
     "convert": ["LAYOUT", "FILE", "--out"],
     "validate": ["DATA", "--picture"],
     "check": [],

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from brodmann import stages, verbs
+from brodmann import cli, stages, verbs
 
 
 @pytest.fixture
@@ -40,6 +40,27 @@ def test_stages_come_in_order_and_only_training_and_embedding_share_the_work(lau
         (["map", run, "domain_25"], 1),
         (["map", run, "domain_354"], 1),
     ]
+
+
+def test_a_study_begins_with_a_trained_run_and_goes_on_as_any_other(launched, tmp_path):
+    found, codes = launched
+    trained, run = str(tmp_path / "trained"), str(tmp_path / "run")
+    for code in (130, 0):
+        codes["fit"] = code
+        assert study(tmp_path, start=tmp_path / "trained", target="area", processes=1) == code
+    began = ["fit", "cells", "--data", "phantom:cells=20000", "--out", run, "--start", trained, "--set", "seed=1"]
+    assert [command for command, _ in found] == [
+        began, began, ["embed", run], ["score", run, "areas", "--target", "area"], ["map", run, "area"],
+    ]  # fmt: skip
+
+
+def test_the_shell_hands_the_start_on(monkeypatch, tmp_path):
+    given = {}
+    monkeypatch.setattr(stages, "pipeline", lambda *_, **more: given.update(more) or 0)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["pipeline", "cells", "--data", "d", "--out", str(tmp_path), "--start", "trained", "--target", "x"])
+    assert ended.value.code == 0
+    assert str(given["start"]) == "trained"
 
 
 @pytest.mark.parametrize(

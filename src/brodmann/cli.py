@@ -238,6 +238,7 @@ def pipeline(
     *,
     data: str,
     out: Path,
+    start: Path | None = None,
     set: Changes = (),
     target: str | None = None,
     k: tuple[int, ...] = (),
@@ -249,6 +250,7 @@ def pipeline(
         recipe: Name (see `brodmann recipes`) or a .toml file.
         data: Folder or file of sections, cells or recordings, or 'phantom'.
         out: Run folder.
+        start: A trained run, whose weights training begins with, as in fit.
         set: Changes to the recipe, e.g. fit.steps=300 seed=1.
         target: A label column: areas to read out of unseen tissue; with --k, what domains are compared with.
         k: Numbers of domains, one or several levels; each is mapped.
@@ -256,7 +258,7 @@ def pipeline(
     """
     from brodmann.stages import pipeline as run
 
-    return run(recipe, data, out, changes=set, target=target, k=k, processes=processes)
+    return run(recipe, data, out, start=start, changes=set, target=target, k=k, processes=processes)
 
 
 def view(runs: Positional[tuple[Path, ...]], *, port: int = 0, browser: bool = True) -> int:

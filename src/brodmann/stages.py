@@ -26,6 +26,7 @@ def pipeline(
     data: str,
     out: str | Path,
     *,
+    start: str | Path | None = None,
     changes: Sequence[str] = (),
     target: str | None = None,
     k: Sequence[int] = (),
@@ -44,6 +45,8 @@ def pipeline(
         As `brodmann.fit`.
     out : str or Path
         The run folder.
+    start : str or Path, optional
+        A trained run, whose weights training begins with, as `brodmann.fit`.
     changes : sequence of str
         ``"fit.steps=300"`` and the like.
     target : str, optional
@@ -64,7 +67,7 @@ def pipeline(
     count = share(chosen) if processes is None else processes
     home, say, skipped = Path(out), Say(), False
     begun = time.monotonic()
-    fit = ["fit", recipe, "--data", data, "--out", str(home)]
+    fit = ["fit", recipe, "--data", data, "--out", str(home), *(["--start", str(start)] if start is not None else [])]
     stages = [
         ("fit", [*fit, *(["--set", *changes] if changes else [])], count, lambda: False),
         ("embed", ["embed", str(home)], count, lambda: False),
