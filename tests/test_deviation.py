@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import Ridge
 
+from brodmann import results
 from brodmann.errors import Refused, Usage
 from brodmann.settings import Split
 from brodmann.tasks._score import Score
@@ -140,3 +141,16 @@ def test_what_was_measured_must_be_a_column_of_numbers():
         deviation(planted(), "count", TILE, measured=["count_cyto"])
     with pytest.raises(Usage, match="numeric column"):
         deviation(planted(), "section", TILE)
+
+
+def test_a_user_asks_it_of_a_table_and_is_told_what_it_needs(score):
+    found = results.score("deviation", planted(), "count")
+    assert (found.task, found.metric, found.n) == ("deviation", "mean absolute error", score.n)
+    assert found.value == pytest.approx(score.value)
+    assert found.baselines[MEAN].value == pytest.approx(score.baselines[MEAN].value)
+    assert found.gains[MEAN].high < 0
+    for given, said in (({"target": None}, "no target"), ({"target": "count", "probe": "knn"}, "probe")):
+        with pytest.raises(Usage, match=said):
+            results.score("deviation", planted(), **given)
+    with pytest.raises(Usage, match="numeric column"):
+        results.score("deviation", planted(), "subject")

@@ -21,7 +21,8 @@ from brodmann.errors import BrodmannError, Unwritable, Usage
 Positional = tyro.conf.Positional
 Format = Literal["csv", "geojson", "gifti", "h5ad", "nifti", "ome-zarr", "parquet", "precomputed", "vitessce"]
 Asked = Literal[
-    "areas", "domains", "networks", "novelty", "properties", "responses", "search", "shortcuts", "tuning", "wiring"
+    "areas", "deviation", "domains", "networks", "novelty", "properties", "responses", "search", "shortcuts", "tuning",
+    "wiring",
 ]  # fmt: skip
 Changes = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE ...")]
 
@@ -117,11 +118,12 @@ def score(
         run: A run folder with a feature table.
         task: areas: can areas be read out of unseen tissue? networks: beyond place? domains: which regions form?
             novelty: are there borders inside known regions? search: do similar features mean the same place?
-            properties: can numbers be read out? shortcuts: are vessels, folds, section or brain (less is better)?
+            properties: can numbers be read out? Less is better of deviation: by how much are they missed? and of
+            shortcuts: are vessels, folds, section or brain?
             Of neurons, responses: are they predicted? tuning: as in the model? wiring: are similar ones connected?
         target: For areas, networks, a label column (area, network if not given); for novelty, the known regions; for
-            domains, labels to compare with; for properties and tuning, a numeric column; for shortcuts, one of them.
-            An atlas also: ccf, ccf-divisions, ccf-layers.
+            domains, labels to compare with; for properties, deviation, tuning, a numeric column; for shortcuts, one of
+            them. An atlas also: ccf, ccf-divisions, ccf-layers, brainglobe:NAME, julich.
         by: Unit held out whole; defaults to the recipe's split.
         fold: Fold that is tested; defaults to the fold the encoder never saw, or all folds.
         buffer_mm: Training rows nearer than this to a test row are dropped.

@@ -25,12 +25,14 @@ from brodmann.tasks import wiring as wiring_task
 from brodmann.tasks._score import Score
 
 Task = Literal[
-    "areas", "domains", "networks", "novelty", "properties", "responses", "search", "shortcuts", "tuning", "wiring"
+    "areas", "deviation", "domains", "networks", "novelty", "properties", "responses", "search", "shortcuts", "tuning",
+    "wiring",
 ]  # fmt: skip
 ATLAS_LEVELS = {"ccf": "areas", "ccf-divisions": "divisions", "ccf-layers": "layers"}
 
 _USED: dict[Task, tuple[str, ...]] = {
     "areas": ("target", "by", "fold", "buffer_mm", "probe", "against", "atlas", "fewer_labels"),
+    "deviation": ("target", "by", "fold", "buffer_mm"),
     "domains": ("target", "atlas", "k"),
     "networks": ("target", "by", "fold", "buffer_mm", "against"),
     "novelty": ("target", "atlas"),
@@ -43,6 +45,7 @@ _USED: dict[Task, tuple[str, ...]] = {
 }
 _QUESTIONS: dict[Task, str] = {
     "areas": "areas are read out of held-out tissue: their number is that of the labels.",
+    "deviation": "deviation is the error of numbers that ridge regression reads out of held-out rows.",
     "domains": "domains are found without labels, in all tissue: nothing is held out or read out.",
     "networks": "networks are read out of held-out cortex, beside place alone and maps moved over it.",
     "novelty": "novelty looks for borders inside known regions: nothing is held out or read out.",
@@ -80,7 +83,7 @@ def needed(task: Task, table: ad.AnnData) -> None:
             do=f"name their column with --target; here there are {', '.join(verbs.targets(table))}.",
         )  # fmt: skip
     raise Usage(
-        "properties are numbers that are known of the rows.", found="no target.",
+        f"{task} should be asked of a number that is known of the rows.", found="no target.",
         do=f"name a numeric column with --target; here there are {', '.join(numbers.columns(_obs(table))) or 'none'}.",
     )  # fmt: skip
 

@@ -22,6 +22,7 @@ from brodmann.samples import stream
 from brodmann.systems import system
 from brodmann.tasks import _novelty_score
 from brodmann.tasks import areas as areas_task
+from brodmann.tasks import deviation as deviation_task
 from brodmann.tasks import domains as domains_task
 from brodmann.tasks import networks as networks_task
 from brodmann.tasks import novelty as novelty_task
@@ -49,14 +50,16 @@ def score(
 
     Parameters
     ----------
-    task : {"areas", "domains", "networks", "novelty", "properties", "shortcuts", "search", ...}
+    task : {"areas", "deviation", "domains", "networks", "novelty", "properties", "shortcuts", "search", ...}
         ``areas``: can areas be read out of tissue never seen? ``networks``: can functional networks, beyond what place
         alone tells? (``by="section"`` holds out hemispheres where these are the sections, as in tables of surfaces.)
         ``domains``: which regions form, and do they agree with
         the target? (Of the features; below 20,000 rows of their surroundings, by a consensus without the network: the
         score's ``scored`` says which.) ``novelty``: are there borders inside the regions of the target that it does not
         draw? ``search``: do similar features mean the same place? ``properties``: can a number be read out of rows
-        never seen? ``shortcuts``: do features tell vessels, folds, section or brain, which they should not?
+        never seen? ``deviation``: by how much is it missed, in its own unit? (Beside other methods' measurements of
+        the same rows in Python: `brodmann.tasks.deviation`.) ``shortcuts``: do features tell vessels, folds, section or
+        brain, which they should not?
 
         Of neurons: ``responses``: are responses to clips predicted that were never trained on? ``tuning``: does the
         model prefer the orientations that the neurons prefer, when it is shown gratings? ``wiring``: are neurons with
@@ -66,7 +69,8 @@ def score(
         A run with a feature table (the score is kept in its ``scores/``), or a table.
     target : str, optional
         For ``areas``: a label column (by default ``area``), for ``networks`` (``network``) and for ``novelty``; or
-        ``ccf``, ``ccf-divisions``, ``ccf-layers`` for tables in CCFv3. For ``properties``: a numeric column. For
+        an atlas in whose space the table is: ``ccf``, ``ccf-divisions``, ``ccf-layers``, ``brainglobe:NAME``,
+        ``julich``; see `brodmann.atlases`. For ``properties`` and ``deviation``: a numeric column. For
         ``shortcuts``: one of them (``vessel``, ``fold``, ``section``, ``brain``) or a numeric column, instead of all
         that the table tells. For ``tuning``: the column with what is known, in degrees (by default
         ``orientation_deg``, of the bars, where there is one).
@@ -113,10 +117,10 @@ def score(
         found = questions.tuning(cast("Run", run), target, say=Say())
     else:
         table = verbs.table(run) if isinstance(run, Run) else run
-        if target is None and task in {"novelty", "properties"}:
+        if target is None and task in {"deviation", "novelty", "properties"}:
             questions.needed(task, table)
         target = target or {"areas": "area", "networks": "network"}.get(task)
-        if target is not None and task not in {"properties", "shortcuts"}:
+        if target is not None and task not in {"deviation", "properties", "shortcuts"}:
             label(table, target, atlas=atlas)
         rivals = questions.rivals(against)
         if task == "domains":
@@ -139,6 +143,8 @@ def score(
         elif task == "properties":
             split = questions.split(table, by, fold, buffer_mm)
             found = properties_task.properties(table, str(target), split, extra_tables=rivals)
+        elif task == "deviation":
+            found = deviation_task.deviation(table, str(target), questions.split(table, by, fold, buffer_mm))
         else:
             split = questions.split(table, by, fold, buffer_mm)
             found = areas_task.areas(
@@ -262,7 +268,7 @@ def _plain(score: Path) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in {"ids", "predicted", "truth"}}
 
 
-_NUMBERS = ("properties", "responses", "shortcuts", "tuning")
+_NUMBERS = ("deviation", "properties", "responses", "shortcuts", "tuning")
 """Questions whose answer is no class of every row; maps paint classes."""
 
 
