@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brodmann.errors import BrodmannError, NoRoom, Unwritable
+from brodmann.opening import kinds
 from brodmann.patches import tissue
 from brodmann.patches.source import Section, Source, doubted_size
 from brodmann.space import Space
@@ -144,7 +145,7 @@ def validate(path: str | Path) -> Report:
     if path.name.partition(":")[0] == "phantom" and not path.exists():
         return _phantom(path.name)
     try:
-        images, cells, recordings = _kinds(path)
+        images, cells, recordings = kinds(path).values()
     except OSError as error:
         return Report(path.name, "none", "refused", concerns=[str(error)])
     if recordings:
@@ -182,28 +183,6 @@ def validate(path: str | Path) -> Report:
     if report.concerns or report.skipped:
         report.verdict = "usable"
     return report
-
-
-def _kinds(path: Path) -> tuple[bool, bool, bool]:
-    """Whether a path holds images, cells, recordings. Tables beside images are points, beside recordings synapses."""
-    from brodmann.cells.readers import SUFFIXES as TABLES
-    from brodmann.neurons.readers import holds_recordings
-    from brodmann.patches.readers import SUFFIXES as IMAGES
-    from brodmann.patches.readers import UNREAD
-
-    def table(path: Path) -> bool:
-        if path.is_dir():
-            return path.suffix == ".zarr" and any((path / name).is_dir() for name in ("tables", "table", "obs"))
-        return path.name.endswith((*(end for end in TABLES if end != ".zarr"), "cells.json"))
-
-    folder = path.is_dir() and path.suffix != ".zarr"
-    present = [one for one in (path.iterdir() if folder else [path]) if not one.name.startswith(".")]
-    tables = [one for one in present if table(one)]
-    endings = {one.suffix.lower() for one in present if one not in tables}
-    sections = any(one.name == "sections.json" for one in present)
-    images = bool(endings & {*IMAGES, *UNREAD} - {".gz"}) or sections
-    recordings = holds_recordings(path) and not sections
-    return images, any(not (images and ".csv" in one.suffixes) for one in tables), recordings
 
 
 def _looked(path: Path, what: Literal["cells", "recordings"]) -> Report:

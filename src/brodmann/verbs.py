@@ -17,6 +17,7 @@ from brodmann import start as starts
 from brodmann.card import card
 from brodmann.errors import Refused, Usage
 from brodmann.ledger import Ledger
+from brodmann.opening import open_source as open_source
 from brodmann.progress import Say
 from brodmann.run import Run
 from brodmann.systems import name_of, system
@@ -68,39 +69,6 @@ def recipe(name: str | Path, changes: Mapping[str, Any] | None = None) -> Any:
     values = recipes.read_toml(text, where=path.name)
     module = system(str(values.pop("system", "")))
     return recipes.build(module.Recipe, recipes.override(values, changes or {}), where=path.name)
-
-
-def open_source(recipe: Any, data: Any) -> Any:
-    """The data of a recipe's system: a path, an open source, or the embedded phantom (``"phantom"``).
-
-    ``"phantom:brains=5,seed=1"`` passes settings to what renders the phantom for the system: `phantom.sections` for
-    patches, `phantom.transcripts` for cells.
-    """
-    if isinstance(data, str) and data.partition(":")[0] == "phantom":
-        from brodmann import phantom
-
-        render = phantom.RENDERED[name_of(recipe)]
-        return render(**_settings(render, data.partition(":")[2]))
-    return system(name_of(recipe)).open(recipe, data)
-
-
-def _settings(render: Callable[..., Any], text: str) -> dict[str, Any]:
-    pairs = [part.partition("=") for part in text.split(",") if part]
-    bad = [key for key, equals, _ in pairs if not equals]
-    if bad:
-        raise Usage("phantom settings should read 'phantom:brains=4,seed=0'.", found=f"'{bad[0]}' without a value.")
-    kinds = {key: type(value) for key, value in (cast("Any", render).__kwdefaults__ or {}).items() if value is not None}
-    found: dict[str, Any] = {}
-    for key, _, value in pairs:
-        name, kind = key.strip(), kinds.get(key.strip())
-        if kind is None:
-            raise Usage(f"'{name}' should be a setting of the phantom.", found=f"settings {', '.join(kinds)}.")
-        try:
-            found[name] = kind(value)
-        except ValueError as error:
-            whole = "a whole number" if kind is int else "a number"
-            raise Usage(f"'{name}' of a phantom should be {whole}.", found=f"'{value}'.") from error
-    return found
 
 
 def fit(

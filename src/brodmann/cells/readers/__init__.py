@@ -22,7 +22,6 @@ from brodmann.progress import Say
 __all__ = ["Entry", "Stated", "read"]
 
 SUFFIXES = (".h5ad", ".zarr", ".loom", ".csv", ".csv.gz")
-_ELSEWHERE = " These are images: take a recipe of patches, such as patches-tiny."
 
 
 def read(data: Any, *, stated: Stated | None = None, say: Say) -> Source:
@@ -93,18 +92,13 @@ def _resolve(data: str | Path | Sequence[str | Path], stated: Stated | None) -> 
         raise Refused(
             f"{first.name} should hold cells.",
             found=", ".join(sorted(path.name for path in first.iterdir())[:8]) or "nothing.",
-            do=f"give {', '.join(SUFFIXES)} files." + _ELSEWHERE * any(map(_is_image, first.iterdir())),
+            do=f"give {', '.join(SUFFIXES)} files.",
         )
     return present, first, stated
 
 
 def _readable(path: Path) -> bool:
     return path.name.endswith(SUFFIXES) and not path.name.startswith(".")
-
-
-def _is_image(path: Path) -> bool:
-    """Whether this is data of the other system."""
-    return path.suffix.lower() in {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".btf", ".svs"}
 
 
 def _is_store(path: Path) -> bool:
@@ -138,7 +132,6 @@ def _parts(files: list[Path], home: Path, stated: Stated, skipped: list[tuple[st
                 raise Refused(
                     f"{path.name} should end in {', '.join(SUFFIXES)}.",
                     found=f"'{path.suffix}'.",
-                    do=(_ELSEWHERE * _is_image(path)).strip(),
                 )
         except BrodmannError as error:
             if len(files) == 1:

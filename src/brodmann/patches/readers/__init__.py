@@ -153,10 +153,7 @@ def _assemble(folder: Path, file: str | None, stated: Stated) -> Source:
             f"{folder.name} should hold at least one readable section.",
             found=f"{len(skipped)} files, none of which passes.\n    {reasons}" if skipped else "no data files.",
             do=f"give PNG, JPEG, TIFF or OME-Zarr ({', '.join(SUFFIXES)}), or a sections.json;"
-            " of cells h5ad, loom, CSV or SpatialData."
-            + " These are cells: take a recipe of cells, such as cells-tiny." * _holds_cells(folder, file)
-            + " These are recordings: take a recipe of neurons, such as neurons-tiny."
-            * _holds_recordings(folder, file),
+            " of cells h5ad, loom, CSV or SpatialData.",
         )
     if space is None:
         space = unregistered(max(s.width_um for s in sections) / 1000, max(s.height_um for s in sections) / 1000)
@@ -172,21 +169,6 @@ def _assemble(folder: Path, file: str | None, stated: Stated) -> Source:
         name=folder.name if file is None else file,
         skipped=skipped,
         reader=how,
-    )
-
-
-def _holds_cells(folder: Path, file: str | None) -> bool:
-    """Whether these are data of the other system."""
-    files = [folder / file] if file is not None else list(folder.iterdir())
-    endings = (".h5ad", ".loom", "cells.json")
-    return any(path.name.endswith(endings) or any((path / at).is_dir() for at in ("tables", "obs")) for path in files)
-
-
-def _holds_recordings(folder: Path, file: str | None) -> bool:
-    """Whether these are data of the third system."""
-    files = [folder / file] if file is not None else [folder, *folder.iterdir()]
-    return any(
-        path.name.endswith((".nwb", "recordings.json")) or (path / "data" / "responses").is_dir() for path in files
     )
 
 
