@@ -53,6 +53,20 @@ def recording(*, clips=CLIPS, frames=20, seed=0):
     }
 
 
+@pytest.fixture
+def data():
+    """The recording, for tests that change it."""
+    return recording()
+
+
+@pytest.fixture
+def quiet():
+    """Writers of other packages warn of many things."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def shown(data):
     """The video frame by frame, as long as the responses."""
     starts, lengths = data["trials/video"], data["trials/frames"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -21,20 +20,8 @@ from brodmann.neurons.readers import sidecar
 from brodmann.neurons.recipe import Recipe
 
 pytestmark = pytest.mark.usefixtures("own_cache")
+data, quiet = made.data, made.quiet
 PAGE = (Path(__file__).parents[1] / "docs" / "own-data.md").read_text("utf-8").partition("## 11. ")[2]
-
-
-@pytest.fixture
-def data():
-    return made.recording()
-
-
-@pytest.fixture
-def quiet():
-    """Writers of other packages warn of many things."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def facts(path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 import zipfile
 
 import h5py
@@ -19,19 +18,7 @@ from brodmann.errors import Corrupt, NoRoom, Refused
 from brodmann.neurons import cache, statistics, timing
 
 pytestmark = pytest.mark.usefixtures("own_cache")
-
-
-@pytest.fixture
-def data():
-    return made.recording()
-
-
-@pytest.fixture
-def quiet():
-    """Writers of other packages warn of many things."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+data, quiet = made.data, made.quiet
 
 
 def opened(tmp_path, data, **changes):
