@@ -10,14 +10,17 @@ from enum import Enum
 from itertools import permutations, product
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
 
+from brodmann import atlases, results
 from brodmann.datasets import brainglobe, julich
-from brodmann.errors import BrodmannError, Corrupt, Refused, SpaceMismatch
+from brodmann.errors import BrodmannError, Corrupt, Refused, SpaceMismatch, Usage
 from brodmann.space import CCF_V3, Space
+from brodmann.spaces import BIGBRAIN, COLIN27, MNI152
 
 CODES = ["".join(code) for axes in permutations(("rl", "ap", "si")) for code in product(*axes)]
 """All 48 orientations."""
@@ -293,14 +296,14 @@ def test_siibra_is_asked_in_its_own_terms_and_a_label_map_says_the_same(tmp_path
     expected = [REGIONS.get(int(label), "") for label in volume.ravel()]
     stand_in = siibra(volume, affine, REGIONS)
     monkeypatch.setattr(julich, "AT_ONCE", 7)
-    found = julich.areas(places, space=julich.MNI152, siibra=stand_in)
+    found = julich.areas(places, space=MNI152, siibra=stand_in)
     assert found.tolist() == expected
     assert set(stand_in.asked) == {("julich 3.1", julich.SPACES["mni152"], MapType.LABELLED)}
     nibabel.save(nibabel.Nifti1Image(volume, affine), tmp_path / "map.nii.gz")
     (tmp_path / "names.json").write_text(json.dumps(REGIONS))
     pd.DataFrame({"label": list(REGIONS), "name": list(REGIONS.values())}).to_csv(tmp_path / "names.csv", index=False)
     for names in ("names.json", "names.csv"):
-        found = julich.areas_in(places, space=julich.MNI152, volume=tmp_path / "map.nii.gz", names=tmp_path / names)
+        found = julich.areas_in(places, space=MNI152, volume=tmp_path / "map.nii.gz", names=tmp_path / names)
         assert found.tolist() == expected
 
 
@@ -310,7 +313,7 @@ def test_of_probabilities_the_highest_above_the_least_counts():
     values[1, 2, 3], values[4, 1, 0] = (0.3, 0.6), (0.05, 0.0)
     stand_in = siibra(volume, affine, REGIONS, values)
     places = np.array([[-2.0, -6.0, 12.0], [4.0, -8.0, 6.0], [0.0, 0.0, 0.0], [90.0, 90.0, 90.0]])
-    more = {"space": julich.COLIN27, "maps": "statistical", "siibra": stand_in}
+    more = {"space": COLIN27, "maps": "statistical", "siibra": stand_in}
     assert julich.areas(places, **more).tolist() == [REGIONS[2], REGIONS[1], "", ""]
     assert julich.areas(places, least=0.1, **more).tolist() == [REGIONS[2], "", "", ""]
     assert stand_in.asked[0][2] is MapType.STATISTICAL
@@ -324,23 +327,23 @@ def test_spaces_and_failures_of_siibra_are_named(monkeypatch):
         julich.areas(places, space=Space(name="mni152", orientation="lps", extent_mm=(1, 1, 1), origin="x"))
     monkeypatch.setitem(__import__("sys").modules, "siibra", None)
     with pytest.raises(Refused, match=r"brodmann\[siibra\]"):
-        julich.areas(places, space=julich.MNI152)
+        julich.areas(places, space=MNI152)
 
     def offline(*_, **__):
         raise ConnectionError("no route")
 
     with pytest.raises(Refused, match="ConnectionError: no route"):
-        julich.areas(places, space=julich.MNI152, siibra=types.SimpleNamespace(get_map=offline, MapType=MapType))
+        julich.areas(places, space=MNI152, siibra=types.SimpleNamespace(get_map=offline, MapType=MapType))
     missing = type("MapNotFound", (Exception,), {})
 
     def unmapped(*_):
         raise missing("No map available")
 
     with pytest.raises(Refused, match=r"labelled map of 'julich 3\.1' in bigbrain"):
-        julich.areas(places, space=julich.BIGBRAIN, siibra=types.SimpleNamespace(get_map=unmapped, MapType=MapType))
+        julich.areas(places, space=BIGBRAIN, siibra=types.SimpleNamespace(get_map=unmapped, MapType=MapType))
     none = types.SimpleNamespace(get_map=lambda *_: None, MapType=MapType)
     with pytest.raises(Refused, match="labelled map of 'x'"):
-        julich.areas(places, space=julich.MNI152, parcellation="x", siibra=none)
+        julich.areas(places, space=MNI152, parcellation="x", siibra=none)
 
 
 def test_label_maps_that_do_not_fit_are_named(tmp_path):
@@ -348,7 +351,7 @@ def test_label_maps_that_do_not_fit_are_named(tmp_path):
 
     volume, affine = human()
     path, names = tmp_path / "map.nii", tmp_path / "names.json"
-    more = {"space": julich.MNI152, "volume": path, "names": names}
+    more = {"space": MNI152, "volume": path, "names": names}
     places = np.array([[-2.0, -6.0, 12.0]])
     with pytest.raises(Refused, match="no such file"):
         julich.areas_in(places, **more)
@@ -387,3 +390,104 @@ def test_the_stand_in_has_the_signatures_of_the_library():
     assert arguments("volumes/parcellationmap.py", "assign", "Map")[1:4] == ["item", "minsize_voxel", "lower_threshold"]
     text = (root / "volumes/parcellationmap.py").read_text("utf-8")
     assert all(f'"{name}"' in text for name in ("input structure", "region", "map value"))
+
+
+# ---------------------------------------------------------------------------------------------- atlases as targets
+
+
+def table_in(space: Space, xyz: np.ndarray) -> ad.AnnData:
+    obs = pd.DataFrame({"id": [f"r{i}" for i in range(len(xyz))], "area": "A"})
+    table = ad.AnnData(X=np.zeros((len(xyz), 2), np.float32), obs=obs.set_index("id", drop=False).rename_axis(None))
+    table.obsm["xyz"] = xyz.astype(np.float32)
+    about = {"unit": "mm", "orientation": space.orientation, "origin": space.origin}
+    table.uns["space"] = {"name": space.name, "extent_mm": list(space.extent_mm), **about}
+    return table
+
+
+def test_a_target_names_an_atlas_of_brainglobe_its_level_and_its_newest_version(tmp_path, monkeypatch):
+    (tmp_path / "own").mkdir()
+    for version in ("1.2", "1.10"):
+        home = folder(tmp_path / "own" / f"tiny_beast_100um_v{version}", "asr", version=version)
+    (home.parent / "tiny_beast_100um_v1.2" / "structures.json").write_text("[]")
+    space = brainglobe.open(home).space
+    expected = [NAMES[i] for i in brain().ravel()]
+    monkeypatch.setattr(atlases, "INSTALLED", tmp_path / "own")
+    for given in (None, tmp_path / "own", home):
+        table = table_in(space, centres())
+        atlases.label(table, "brainglobe:tiny_beast_100um", atlas=given)
+        assert table.obs["brainglobe:tiny_beast_100um"].tolist() == expected
+    atlases.label(table, "brainglobe:tiny_beast_100um:1")
+    coarse = brainglobe.open(home).regions(centres(), space=space, level=1)
+    assert table.obs["brainglobe:tiny_beast_100um:1"].tolist() == coarse.tolist()
+    assert set(coarse) == {"", "CTX", "TH"}
+    third(tmp_path / "new")
+    for given in (tmp_path / "new", tmp_path / "new" / "atlases" / "tiny" / "1_0"):
+        table = table_in(space, centres())
+        atlases.label(table, "brainglobe:tiny", atlas=given)
+        assert table.obs["brainglobe:tiny"].tolist() == expected
+
+
+def test_atlases_of_brainglobe_that_do_not_serve_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(atlases, "INSTALLED", tmp_path / "nothing")
+    table = table_in(CCF_V3, centres())
+    with pytest.raises(
+        Usage, match=r"(?s)no atlas\..*pip install brainglobe-atlasapi; brainglobe install -a tiny_beast"
+    ):
+        atlases.label(table, "brainglobe:tiny_beast")
+    home = folder(tmp_path / "tiny_beast_v1.2", "asr")
+    with pytest.raises(Usage, match="did you mean 'brainglobe:tiny_beast'"):
+        atlases.label(table, "brainglobe:tiny_best", atlas=tmp_path)
+    with pytest.raises(SpaceMismatch, match="brainglobe_tiny_beast"):
+        atlases.label(table, "brainglobe:tiny_beast", atlas=tmp_path)
+    with pytest.raises(Usage, match=r"columns area; atlases ccf, .*brainglobe:NAME, julich"):
+        atlases.label(table, "brainglobe:", atlas=None)
+    with pytest.raises(Usage, match="column of the table"):
+        atlases.label(table, "area", atlas=tmp_path)
+    outside = table_in(brainglobe.open(home).space, np.full((3, 3), 0.001))
+    with pytest.raises(Refused, match="none of 3"):
+        atlases.label(outside, "brainglobe:tiny_beast", atlas=tmp_path)
+    assert set(table.obs.columns) == {"id", "area"}
+
+
+def test_a_target_names_julich_brain_from_files_of_either_hemisphere(tmp_path):
+    import nibabel
+
+    volume, affine = human()
+    places = np.stack(np.indices(volume.shape), -1).reshape(-1, 3) @ affine[:3, :3] + affine[:3, 3]
+    for side, label in (("lh", 1), ("rh", 2)):
+        only = np.where(volume == label, volume, 0).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(only, affine), tmp_path / f"julich_{side}_MNI152.nii.gz")
+        (tmp_path / f"julich_{side}_MNI152.json").write_text(json.dumps({str(label): REGIONS[label]}))
+    nibabel.save(nibabel.Nifti1Image(np.full_like(volume, 7), affine), tmp_path / "julich_lh_Colin27.nii.gz")
+    table = table_in(MNI152, places)
+    atlases.label(table, "julich", atlas=tmp_path)
+    assert table.obs["julich"].tolist() == [REGIONS.get(int(label), "") for label in volume.ravel()]
+    with pytest.raises(SpaceMismatch, match=r"bigbrain.*\n.*Colin27.*MNI152"):
+        atlases.label(table_in(BIGBRAIN, places), "julich", atlas=tmp_path)
+    with pytest.raises(Usage, match="1 label maps of colin27 and 2 lists"):
+        atlases.label(table_in(COLIN27, places), "julich", atlas=tmp_path)
+    with pytest.raises(Usage, match="0 label maps"):
+        atlases.label(table_in(MNI152, places), "julich", atlas=tmp_path / "no")
+
+
+def test_julich_brain_without_files_needs_siibra_and_a_human_space(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "siibra", None)
+    with pytest.raises(Refused, match=r"pip install 'brodmann\[siibra\]'"):
+        atlases.label(table_in(MNI152, np.zeros((2, 3))), "julich")
+    with pytest.raises(SpaceMismatch, match="mni152, colin27, bigbrain"):
+        atlases.label(table_in(CCF_V3, np.zeros((2, 3))), "julich")
+    volume, affine = human()
+    monkeypatch.setitem(__import__("sys").modules, "siibra", siibra(volume, affine, REGIONS))
+    table = table_in(COLIN27, np.array([[-2.0, -6.0, 12.0], [4.0, -8.0, 6.0], [0.0, 0.0, 0.0]]))
+    atlases.label(table, "julich")
+    assert table.obs["julich"].tolist() == [REGIONS[1], REGIONS[2], ""]
+
+
+def test_a_score_takes_an_atlas_as_its_target(tmp_path, monkeypatch):
+    home = folder(tmp_path / "tiny_beast_v1.2", "asr")
+    table = table_in(brainglobe.open(home).space, centres())
+    table.uns["brodmann"] = {"split": {"by": "block", "folds": 5}, "encoder_fold": -1}
+    asked = []
+    monkeypatch.setattr(results.areas_task, "areas", lambda table, target, *_, **__: asked.append(table.obs[target]))
+    results.score("areas", table, "brainglobe:tiny_beast:1", atlas=tmp_path)
+    assert set(asked[0]) == {"", "CTX", "TH"}

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from brodmann.errors import Refused, SpaceMismatch
-from brodmann.space import CCF_V3, PHANTOM, SPACES, Space, unregistered
+from brodmann.space import CCF_V3, PHANTOM, Space, unregistered
+from brodmann.spaces import SPACES
 
 
 @pytest.fixture

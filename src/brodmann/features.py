@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from brodmann import atomic
 from brodmann.errors import Corrupt, Refused, Usage
 from brodmann.pieces import Column, finite, layout
-from brodmann.space import SPACES, Space
+from brodmann.space import Space
+from brodmann.spaces import SPACES
 
 # libraries without (complete) types: untyped here, at the edge, and nowhere further in
 _anndata, _pandas, _scipy, _zarr = cast(Any, anndata), cast(Any, pd), cast(Any, scipy.spatial), cast(Any, zarr)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -13,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from brodmann import features, verbs
+from brodmann.atlases import label as label
 from brodmann.errors import Usage
 from brodmann.progress import Say
 from brodmann.run import Run
@@ -28,7 +27,6 @@ Task = Literal[
     "areas", "deviation", "domains", "networks", "novelty", "properties", "responses", "search", "shortcuts", "tuning",
     "wiring",
 ]  # fmt: skip
-ATLAS_LEVELS = {"ccf": "areas", "ccf-divisions": "divisions", "ccf-layers": "layers"}
 
 _USED: dict[Task, tuple[str, ...]] = {
     "areas": ("target", "by", "fold", "buffer_mm", "probe", "against", "atlas", "fewer_labels"),
@@ -119,48 +117,6 @@ def rivals(against: Sequence[Run | str | Path]) -> dict[str, ad.AnnData]:
     if len(set(names)) < len(names):
         raise Usage("runs to compare with should have folders of different names.", found=", ".join(names))
     return {name: verbs.table(rival) for name, rival in zip(names, against, strict=True)}
-
-
-def label(table: ad.AnnData, target: str, *, atlas: str | Path | None = None) -> None:
-    """Add an atlas's labels as a column ``target``, if that is what the target names.
-
-    Raises
-    ------
-    SpaceMismatch
-        If the table is not in the atlas's space.
-    Usage
-        If the target is neither a column nor an atlas, or the atlas's folder is not known.
-    """
-    obs = _obs(table)
-    if atlas is not None and target not in ATLAS_LEVELS:
-        raise Usage(
-            "an atlas serves the targets that name one.",
-            found=f"'{target}' is a column of the table." if target in obs else f"'{target}'.",
-            do=f"leave it out, or choose one of {', '.join(ATLAS_LEVELS)}.",
-        )
-    if target in obs:
-        return
-    if target not in ATLAS_LEVELS:
-        near = difflib.get_close_matches(target, [*verbs.targets(table), *ATLAS_LEVELS], n=1)
-        raise Usage(
-            f"'{target}' should be a label column or an atlas.",
-            found=f"columns {', '.join(verbs.targets(table)) or 'none'}; atlases {', '.join(ATLAS_LEVELS)}.",
-            do=f"did you mean '{near[0]}'?" if near else "name one with --target; without it 'area' is asked for.",
-        )
-    from brodmann.datasets import ccf
-    from brodmann.space import CCF_V3
-
-    CCF_V3.require(features.space_of(table))
-    root = os.environ.get("BRODMANN_DATA")
-    folder = Path(atlas) if atlas else Path(root) / "sections" / "mouse_glt1" if root else None
-    if folder is None:
-        raise Usage(
-            f"target '{target}' needs the CCFv3 annotation.",
-            found="no folder for it.",
-            do="pass --atlas FOLDER, or set BRODMANN_DATA.",
-        )
-    xyz = np.asarray(cast("Any", table.obsm)["xyz"], np.float64)
-    obs[target] = pd.Categorical(ccf.areas(xyz, level=cast("Any", ATLAS_LEVELS[target]), folder=folder))
 
 
 # --------------------------------------------------------------------------------------------- questions about neurons

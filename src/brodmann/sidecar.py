@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from brodmann.errors import Corrupt, Refused
 from brodmann.settings import problems, settings
-from brodmann.space import SPACES, Space
+from brodmann.space import Space
+from brodmann.spaces import SPACES
 
 LIMIT_BYTES = 200_000_000
 Row = tuple[float, float, float]

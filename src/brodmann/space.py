@@ -88,8 +88,6 @@ PHANTOM = Space(
 )
 """The embedded phantom's common space."""
 
-SPACES = {space.name: space for space in (CCF_V3, PHANTOM)}
-
 
 def unregistered(width_mm: float, height_mm: float) -> Space:
     """Space of sections that were never registered to a brain: in-plane mm, sections not comparable."""

@@ -24,7 +24,7 @@ PIXEL_UM = 16.0
 DARK_STAIN = True
 """Stain darker than the slide (brightfield), or False: bright on dark (fluorescence)."""
 SPACE = "unregistered"
-"""Or a name in `brodmann.space.SPACES`; then every entry needs ``to_mm``, or the folder a QuickNII ``anchoring``."""
+"""Or a name in `brodmann.spaces.SPACES`; then every entry needs ``to_mm``, or the folder a QuickNII ``anchoring``."""
 FILE = re.compile(r"(?P<brain>stripes\d+)_(?P<section>s\d{3})\.png")
 """Names of the images, and where they say the brain: splits by brain hold out whole subjects."""
 

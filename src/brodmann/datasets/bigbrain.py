@@ -25,11 +25,11 @@ from pathlib import Path
 
 import numpy as np
 
-from brodmann.datasets.julich import BIGBRAIN
 from brodmann.errors import Refused
 from brodmann.patches import readers
 from brodmann.patches.source import Source
 from brodmann.sidecar import NamedSpace, Row
+from brodmann.spaces import BIGBRAIN
 
 CITATION = "Amunts et al. 2013, https://doi.org/10.1126/science.1235381"
 CITATION_SECTIONS = "Schiffer et al. 2022, https://doi.org/10.25493/JWTF-PAB"
@@ -53,7 +53,7 @@ SECTIONS = (
 """Those that were scanned at 1 um, as siibra's configuration lists them."""
 THICK_UM = 20.0
 CORNER_MM = (-70.677184, -70.010, -58.788284)
-"""Left, posterior, inferior corner of the volume in `brodmann.datasets.julich.BIGBRAIN`."""
+"""Left, posterior, inferior corner of the volume in `brodmann.spaces.BIGBRAIN`."""
 SUBJECT = "BigBrain"
 SPACE = NamedSpace(
     name=BIGBRAIN.name, orientation=BIGBRAIN.orientation, extent_mm=BIGBRAIN.extent_mm, origin=BIGBRAIN.origin

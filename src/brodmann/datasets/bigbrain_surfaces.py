@@ -34,16 +34,10 @@ from scipy.optimize import minimize
 
 from brodmann.errors import Refused
 from brodmann.space import Space
+from brodmann.spaces import BIGBRAIN
 
 CITATION = "Amunts et al. 2013, https://doi.org/10.1126/science.1235381; Wagstyl et al. 2020; Hansen et al. 2023"
 LICENSE = "CC BY-NC-SA 4.0 (BigBrain)"
-BIGBRAIN = Space(
-    name="bigbrain",
-    orientation="ras",
-    extent_mm=(140.0, 160.0, 100.0),
-    origin="as in the surface files: near the anterior commissure",
-)
-"""The histological space of BigBrain's surfaces."""
 MNI = Space(name="mni", orientation="ras", extent_mm=(150.0, 190.0, 130.0), origin="anterior commissure")
 """The space of the parcels' centres (Schaefer's parcellation)."""
 
@@ -88,7 +82,7 @@ def mesh(
 ) -> tuple[Real, NDArray[np.int64]]:
     """Decimated surface of a hemisphere: vertices (10242, 3) mm, and triangles (20480, 3) by their numbers.
 
-    ``orig`` is the pial surface in `BIGBRAIN`; ``sphere`` was turned onto fsaverage's by its makers.
+    ``orig`` is the pial surface in `brodmann.spaces.BIGBRAIN`; ``sphere`` was turned onto fsaverage's by its makers.
 
     Raises
     ------
@@ -99,7 +93,7 @@ def mesh(
 
 
 def vertices(folder: str | Path) -> AnnData:
-    """Layer thicknesses of 2 x 10,242 vertices as a feature table in `BIGBRAIN`.
+    """Layer thicknesses of 2 x 10,242 vertices as a feature table in `brodmann.spaces.BIGBRAIN`.
 
     Parameters
     ----------

@@ -25,29 +25,11 @@ from brodmann.datasets import ccf
 from brodmann.errors import BrodmannError, Corrupt, Refused
 from brodmann.sidecar import strict_json
 from brodmann.space import Space
+from brodmann.spaces import HUMAN
 
 CITATION = "Amunts et al. 2020, https://doi.org/10.1126/science.abb4588"
 LICENSE = "CC-BY-NC-SA-4.0 (maps)"
 PARCELLATION = "julich 3.1"
-MNI152 = Space(
-    name="mni152",
-    orientation="ras",
-    extent_mm=(193.0, 229.0, 193.0),
-    origin="anterior commissure, as in ICBM 152 2009c nonlinear asymmetric",
-)
-"""MNI ICBM 152 2009c nonlinear asymmetric; the extent is that of its template."""
-COLIN27 = Space(
-    name="colin27", orientation="ras", extent_mm=(181.0, 217.0, 181.0), origin="anterior commissure, as in MNI Colin 27"
-)
-"""MNI Colin 27; the extent is that of its template."""
-BIGBRAIN = Space(
-    name="bigbrain",
-    orientation="ras",
-    extent_mm=(139.3, 148.1, 121.0),
-    origin="as in the BigBrain release of 2015 (histological space): 70.677, 70.01 and 58.788 mm from the corner of "
-    "the volume that is most left, posterior and inferior",
-)
-"""BigBrain histological space: 6572 x 7404 x 5711 voxels of 21.167 x 20 x 21.167 um."""
 SPACES = {
     "mni152": "minds/core/referencespace/v1.0.0/dafcffc5-4826-4bf1-8ff6-46b8a31ff8e2",
     "colin27": "minds/core/referencespace/v1.0.0/7f39f7be-445b-47c0-9791-e971c0b6d992",
@@ -75,7 +57,7 @@ def areas(
     xyz_mm : ndarray (n, 3) float
         Places, mm.
     space : Space
-        `MNI152`, `COLIN27` or `BIGBRAIN`.
+        One of `brodmann.spaces.HUMAN`.
     parcellation : str
         As siibra names it.
     maps : {"labelled", "statistical"}
@@ -98,7 +80,7 @@ def areas(
         A space that siibra has no maps in, siibra missing, no such map, or no connection.
     """
     xyz = np.asarray(xyz_mm, np.float64)
-    known = {named.name: named for named in (MNI152, COLIN27, BIGBRAIN)}
+    known = {named.name: named for named in HUMAN}
     if space.name not in known:
         raise Refused(
             "places should be in a space that Julich-Brain is mapped in.",
