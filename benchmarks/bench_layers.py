@@ -25,8 +25,9 @@ import torch
 
 from brodmann import splits, train, verbs
 from brodmann.errors import Refused
-from brodmann.patches.layered import Layered, Layers, answers
+from brodmann.patches.layered import Layered, answers
 from brodmann.patches.layerrows import LayerRows, few
+from brodmann.patches.recipe import Layers
 from brodmann.patches.samples import PatchSamples
 from brodmann.progress import Say
 from brodmann.run import Run
@@ -78,7 +79,7 @@ def learned(
     with run.lock():
         train.fit(model, rows, plan, run, say=Say(quiet=True))
         run.drop("checkpoints")
-    return model.describe
+    return model.tell
 
 
 def kept_at(given: argparse.Namespace, name: str, count: int, fold: int, seed: int) -> Path:

@@ -363,7 +363,7 @@ def test_recipes_hold_no_paths_and_no_devices():
     assert not wrong
 
 
-TWINNED = [path.stem for path in RECIPES if re.fullmatch(r"patches(?!.*-(simclr|tuned)$).*", path.stem)]
+TWINNED = [path.stem for path in RECIPES if re.fullmatch(r"patches(?!.*-(simclr|tuned|layers)$).*", path.stem)]
 """Recipes that learn from places; those that learn labels have no partners to take away."""
 
 

@@ -11,9 +11,9 @@ from brodmann.errors import Leak, Refused, Usage
 from brodmann.patches import layered, views
 from brodmann.patches.decoder import Decoder, maps
 from brodmann.patches.encoder import Encoder
-from brodmann.patches.layered import Layered, Layers, answers, soft_dice
+from brodmann.patches.layered import Layered, answers, soft_dice
 from brodmann.patches.layerrows import LayerRows, LayerTruth, few
-from brodmann.patches.recipe import Augment, ConvNeXt, ResNet, ViT
+from brodmann.patches.recipe import Augment, ConvNeXt, Layers, ResNet, ViT
 from brodmann.patches.samples import PatchSamples
 from brodmann.patches.source import LAYERS, UNLABELLED
 from brodmann.progress import Say
@@ -220,7 +220,7 @@ def test_a_model_is_rebuilt_from_plain_data(taught):
     again = layered.rebuild(taught.recipe, model.config())
     again.load_state_dict(model.state_dict())
     batch = taught.read(np.arange(4))
-    np.testing.assert_array_equal(again.describe(batch), model.describe(batch))
+    np.testing.assert_array_equal(again.tell(batch), model.tell(batch))
     assert model.training
     assert again.frozen
     assert again.classes == LAYERS
@@ -240,7 +240,7 @@ def test_layers_of_an_unseen_brain_are_told_from_eight_patches_of_one_section(ta
     fold = splits.folds(everything.places, recipe.split)[0]
     prior = depth_prior([rows.truth.read(rows.rows)], len(LAYERS))
     guess = {"depth prior": lambda batch: np.broadcast_to(prior, (len(batch["index"]), *prior.shape))}
-    found = [Segmented(**one) for one in answers(everything, fold.test[::3], model.describe, guess)]
+    found = [Segmented(**one) for one in answers(everything, fold.test[::3], model.tell, guess)]
     labelled = [(name.partition("/")[0], name.rpartition("/")[0]) for name in ids]
     score = layers(found, classes=LAYERS, taught=labelled)
     assert score.n == len(fold.test[::3])

@@ -58,18 +58,31 @@ def _held_out(recipe: Any, source: Any, samples: Any) -> str:
 
 
 def _patches(recipe: Any, samples: Any) -> tuple[str, list[str]]:
-    if tune := recipe.tune:
+    untested = "Other stains, species or pixel sizes than above are untested; embed refuses none of them."
+    if (tune := recipe.tune) and tune.kind == "layers":
+        origin, encoder = (
+            samples.learned.origin(),
+            "fitted to labels" if tune.encoder == "tuned" else "kept as it began",
+        )
+        learned, drawn = len(origin["ids"]), len(origin["sections"])
+        return f"{learned:,} labelled patches of {drawn:,} section{'s' * (drawn > 1)}", [
+            f"Supervised by drawn layers ({', '.join(samples.learned.classes)}): the encoder was {encoder}, its "
+            "decoder learned the class of every pixel. config.json names the patches.",
+            "It tells no layer that it was not taught, and says nothing of how sure it is.",
+            untested,
+        ]
+    if tune:
         learned, checked, names = len(samples.learned), len(samples.held), len(samples.classes)
         encoder = "fitted to labels" if tune.encoder == "tuned" else "kept as it began"
         return f"{learned:,} labelled patches of {_brains(samples)}", [
             f"Supervised by the column '{tune.target}' ({names} classes): the encoder was {encoder}, its head learned "
             f"from these labels, and {checked:,} more on other sections set its temperature and threshold.",
             "The head names no class that it was not taught; its probabilities are calibrated on brains it knows.",
-            "Other stains, species or pixel sizes than above are untested; embed refuses none of them.",
+            untested,
         ]
     return f"{len(samples):,} patches of {_brains(samples)}", [
         "Self-supervised on places: features are meant to differ where the brain differs, not to be anatomy.",
-        "Other stains, species or pixel sizes than above are untested; embed refuses none of them.",
+        untested,
     ]
 
 

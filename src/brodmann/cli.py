@@ -21,7 +21,8 @@ from brodmann.errors import BrodmannError, Unwritable, Usage
 Positional = tyro.conf.Positional
 Format = Literal["csv", "geojson", "gifti", "h5ad", "nifti", "ome-zarr", "parquet", "precomputed", "vitessce"]
 Asked = Literal[
-    "areas", "deviation", "domains", "networks", "novelty", "properties", "responses", "search", "shortcuts", "tuning",
+    "areas", "deviation", "domains", "layers", "networks", "novelty", "properties", "responses", "search", "shortcuts",
+    "tuning",
     "wiring",
 ]  # fmt: skip
 Changes = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE ...")]
@@ -120,6 +121,7 @@ def score(
             novelty: are there borders inside known regions? search: do similar features mean the same place?
             properties: can numbers be read out? Less is better of deviation: by how much are they missed? and of
             shortcuts: are vessels, folds, section or brain?
+            layers: are cortical layers told, by a run that learned them (it needs no table)?
             Of neurons, responses: are they predicted? tuning: as in the model? wiring: are similar ones connected?
         target: For areas, networks, a label column (area, network if not given); for novelty, the known regions; for
             domains, labels to compare with; for properties, deviation, tuning, a numeric column; for shortcuts, one of
@@ -158,7 +160,7 @@ def map(
 
     Args:
         run: A run folder with a score of this target.
-        target: The target that was scored; or domains, domain_<k>, novelty.
+        target: The target that was scored; or domains, domain_<k>, novelty, layers.
         out: Folder for maps and figures; defaults to the run folder.
         surface: Meshes (.surf.gii) or folders of them that are painted too; one named after a brain shows only it.
         within_mm: How far from a vertex the sample may lie that it shows; from their spacing if not given.

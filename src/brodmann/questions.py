@@ -24,7 +24,8 @@ from brodmann.tasks import wiring as wiring_task
 from brodmann.tasks._score import Score
 
 Task = Literal[
-    "areas", "deviation", "domains", "networks", "novelty", "properties", "responses", "search", "shortcuts", "tuning",
+    "areas", "deviation", "domains", "layers", "networks", "novelty", "properties", "responses", "search", "shortcuts",
+    "tuning",
     "wiring",
 ]  # fmt: skip
 
@@ -32,6 +33,7 @@ _USED: dict[Task, tuple[str, ...]] = {
     "areas": ("target", "by", "fold", "buffer_mm", "probe", "against", "atlas", "fewer_labels"),
     "deviation": ("target", "by", "fold", "buffer_mm"),
     "domains": ("target", "atlas", "k"),
+    "layers": ("against",),
     "networks": ("target", "by", "fold", "buffer_mm", "against"),
     "novelty": ("target", "atlas"),
     "properties": ("target", "by", "fold", "buffer_mm", "against"),
@@ -45,6 +47,7 @@ _QUESTIONS: dict[Task, str] = {
     "areas": "areas are read out of held-out tissue: their number is that of the labels.",
     "deviation": "deviation is the error of numbers that ridge regression reads out of held-out rows.",
     "domains": "domains are found without labels, in all tissue: nothing is held out or read out.",
+    "layers": "layers are told by the model, on the tissue that its recipe held out.",
     "networks": "networks are read out of held-out cortex, beside place alone and maps moved over it.",
     "novelty": "novelty looks for borders inside known regions: nothing is held out or read out.",
     "properties": "properties are numbers, read out of held-out rows by ridge regression.",
@@ -54,7 +57,8 @@ _QUESTIONS: dict[Task, str] = {
     "tuning": "tuning is that of the model's responses to gratings: nothing is held out or read out.",
     "wiring": "wiring compares the features of neurons with their synapses, which come with the data.",
 }
-_ABOUT_NEURONS = {
+_ABOUT = {
+    "layers": "layers are told by runs of patches that learned them",
     "responses": "responses are predicted by the neurons system",
     "tuning": "tuning is measured on models of the neurons system",
     "wiring": "wiring is asked of data that tell which neurons are connected",
@@ -113,10 +117,15 @@ def rivals(against: Sequence[Run | str | Path]) -> dict[str, ad.AnnData]:
     Usage
         Two folders have one name.
     """
+    return {name: verbs.table(rival) for name, rival in zip(distinct(against), against, strict=True)}
+
+
+def distinct(against: Sequence[Run | str | Path]) -> list[str]:
+    """Names of the folders of runs; refused where two have one name."""
     names = [(rival.path if isinstance(rival, Run) else Path(rival)).name for rival in against]
     if len(set(names)) < len(names):
         raise Usage("runs to compare with should have folders of different names.", found=", ".join(names))
-    return {name: verbs.table(rival) for name, rival in zip(names, against, strict=True)}
+    return names
 
 
 # --------------------------------------------------------------------------------------------- questions about neurons
@@ -143,7 +152,7 @@ def responses(run: Run, *, say: Say | None = None) -> Score:
     Usage
         The run is of another system.
     """
-    module = _offering(run, "responses", "answers")
+    module = offering(run, "responses", "answers")
     recipe, model, samples, new, remarks = _suited(run, module, say=say)
     said = (responses_task.Answer(**one) for one in module.answers(recipe, model, samples))
     unseen = f"; core never saw: {', '.join(new['animals'])}" if new["animals"] else ""
@@ -182,7 +191,7 @@ def tuning(run: Run, target: str | None = None, *, say: Say | None = None) -> Sc
     Usage
         The run is of another system, or there is no such numeric column.
     """
-    module = _offering(run, "tuning", "tunings")
+    module = offering(run, "tuning", "tunings")
     recipe, model, samples, _, remarks = _suited(run, module, target, say=say)
     column = target or ("orientation_deg" if "orientation_deg" in samples.labels else None)
     truth = None
@@ -223,24 +232,24 @@ def wiring(run: Run | ad.AnnData, table: ad.AnnData, others: Mapping[str, ad.Ann
         A table without a run, or data without synapses.
     """
     if not isinstance(run, Run):
-        raise Usage(_ABOUT_NEURONS["wiring"] + ".", found="a table, without its data.", do="give the run.")
+        raise Usage(_ABOUT["wiring"] + ".", found="a table, without its data.", do="give the run.")
     _, source = opened(run, table)
     synapses = getattr(source, "synapses", None)
     if synapses is None or not len(synapses):
         raise Usage(
-            _ABOUT_NEURONS["wiring"] + ".", found=f"no synapses in '{source.name}'.",
+            _ABOUT["wiring"] + ".", found=f"no synapses in '{source.name}'.",
             do="give data with a table of synapses, or ask another question.",
         )  # fmt: skip
     return wiring_task.wiring(table, synapses, extra_tables=others)
 
 
-def _offering(run: Any, task: str, what: str) -> Any:
-    """The module of a run's system, if that offers what a question needs."""
+def offering(run: Any, task: str, what: str) -> Any:
+    """The module of a run's system, if that offers what a question needs; else `Usage`."""
     if not isinstance(run, Run):
-        raise Usage(f"{_ABOUT_NEURONS[task]}.", found="a table, without its model.", do="give the run.")
+        raise Usage(f"{_ABOUT[task]}.", found="a table, without its model.", do="give the run.")
     module = system(run.system)
     if not hasattr(module, what):
-        raise Usage(f"{_ABOUT_NEURONS[task]}; this run is of {run.system}.", do="ask it another question.")
+        raise Usage(f"{_ABOUT[task]}; this run is of {run.system}.", do="ask it another question.")
     return module
 
 

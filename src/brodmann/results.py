@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from brodmann import atomic, levels, questions, verbs
+from brodmann import atomic, layering, levels, questions, verbs
 from brodmann.errors import Refused, Usage
 from brodmann.progress import Say
 from brodmann.questions import Task, label
@@ -50,7 +50,7 @@ def score(
 
     Parameters
     ----------
-    task : {"areas", "deviation", "domains", "networks", "novelty", "properties", "shortcuts", "search", ...}
+    task : {"areas", "deviation", "domains", "layers", "networks", "novelty", "properties", "shortcuts", "search", ...}
         ``areas``: can areas be read out of tissue never seen? ``networks``: can functional networks, beyond what place
         alone tells? (``by="section"`` holds out hemispheres where these are the sections, as in tables of surfaces.)
         ``domains``: which regions form, and do they agree with
@@ -59,7 +59,8 @@ def score(
         draw? ``search``: do similar features mean the same place? ``properties``: can a number be read out of rows
         never seen? ``deviation``: by how much is it missed, in its own unit? (Beside other methods' measurements of
         the same rows in Python: `brodmann.tasks.deviation`.) ``shortcuts``: do features tell vessels, folds, section or
-        brain, which they should not?
+        brain, which they should not? ``layers``: is the layer of every pixel told, by a run that learned them? It asks
+        the model and needs no table.
 
         Of neurons: ``responses``: are responses to clips predicted that were never trained on? ``tuning``: does the
         model prefer the orientations that the neurons prefer, when it is shown gratings? ``wiring``: are neurons with
@@ -83,7 +84,7 @@ def score(
     probe : {"linear", "knn", "head"}, optional
         For ``areas``: read-out of the features, by default linear; or the head of a model that was tuned on the target.
     against : sequence of runs
-        Rivals embedded from the same samples.
+        Rivals embedded from the same samples; for ``layers`` other runs that learned them.
     atlas : path, optional
         Folder of the atlas annotation, where the target is one; by default where ``BRODMANN_DATA`` points.
     fewer_labels : sequence of int
@@ -113,6 +114,8 @@ def score(
     formed: tuple[domains_task.Domains, ad.AnnData] | None = None
     if task == "responses":
         found = questions.responses(cast("Run", run), say=Say())
+    elif task == "layers":
+        found = layering.score(cast("Run", run), against, say=Say())
     elif task == "tuning":
         found = questions.tuning(cast("Run", run), target, say=Say())
     else:
@@ -185,8 +188,8 @@ def map(
     run : Run or path
         With ``scores/areas-<target>.json``.
     target : str
-        The target that was scored; ``domains``, or ``domain_<k>`` for one of their levels; or ``novelty``, which is
-        ``novelty-<target>`` where several were.
+        The target that was scored; ``domains``, or ``domain_<k>`` for one of their levels; ``novelty``, which is
+        ``novelty-<target>`` where several were; or ``layers`` of a run that learned them: outlines as GeoJSON, too.
     out : path, optional
         Folder for ``maps/<task>-<target>/``, ``figures/<task>-<target>/`` and ``report.html``, which shows this map
         first and earlier ones after it; by default the run folder.
@@ -219,6 +222,8 @@ def map(
     run = verbs.load(run) if not isinstance(run, Run) else run
     home = Path(out).absolute() if out else run.path
     atomic.admits(home, "the map")
+    if target == "layers" and layering.learned(run):
+        return layering.draw(run, home, [_plain(file) for file in _saved(run)], say=Say(quiet=quiet))
     found, palette = _scored(run, target)
     if not len(found.predicted):
         raise Refused(f"a map of '{target}' needs rows with a label.", found=f"nothing to paint: {found}")
@@ -243,7 +248,7 @@ def map(
             table=table,
             score=found,
             palette=palette,
-            scores=[_plain(file) for file in sorted((run.path / "scores").glob("*.json"))],
+            scores=[_plain(file) for file in _saved(run)],
             pictures=module.pictures(source),
             recipe_toml=(run.path / "recipe.toml").read_text(),
             environment=json.loads((run.path / "environment.json").read_text())[-1],
@@ -260,6 +265,10 @@ def map(
         if out is None:
             run.seal()
     return report
+
+
+def _saved(run: Run) -> list[Path]:
+    return sorted((run.path / "scores").glob("*.json"))
 
 
 def _plain(score: Path) -> dict[str, Any]:
@@ -296,7 +305,7 @@ def _scored(run: Run, target: str) -> tuple[Score, dict[str, str] | None]:
             do=f"name one: {', '.join(file.stem for file in named)}." if named
             else f"run `brodmann score {run.path} novelty --target COLUMN` first.",
         )  # fmt: skip
-    scored = [Score.load(file) for file in sorted((run.path / "scores").glob("*.json"))]
+    scored = [Score.load(file) for file in _saved(run)]
     shown = [f"'{one.target}'" for one in scored if len(one.predicted) and one.task not in _NUMBERS]
     if any(one.task in _NUMBERS and target in {one.task, one.target} for one in scored):
         raise Refused(

@@ -14,7 +14,8 @@ def system(name: str) -> Any:
     """The module of a system.
 
     It has ``Recipe``, ``open``, ``samples``, ``build``, ``rebuild``, ``controls``, ``pictures``, ``window``; one that
-    predicts responses also ``answers``, ``tunings``, ``unseen``: see `brodmann.questions`.
+    predicts responses also ``answers``, ``tunings``, ``unseen``: see `brodmann.questions`; one that tells layers also
+    ``segmentation``: see `brodmann.layering`.
     """
     if name not in SYSTEMS:
         raise Usage(

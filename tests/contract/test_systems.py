@@ -32,6 +32,16 @@ TINY = {
             "fit.batch": 8,
         },
     },
+    "patches-tiny-layers": {
+        "data": "phantom:brains=2,sections_per_brain=2,native_um=96",
+        "changes": {
+            "samples.size_px": 32,
+            "samples.pixel_um": 96.0,
+            "samples.spacing_mm": 2.0,
+            "fit.steps": 2,
+            "fit.batch": 4,
+        },
+    },
     "cells-tiny": {
         "data": _CELLS,
         "changes": {"encoder.width": 32, "samples.tile_cells": 256, "fit.steps": 2, "fit.batch": 2, "split.fold": 0},

@@ -170,7 +170,7 @@ def listed(run: Run) -> dict[str, str]:
     found: dict[str, str] = {}
     for stem in sorted(file.stem for file in (run.path / "scores").glob("*.json")):
         task, _, target = stem.partition("-")
-        if task not in {"domains", "wiring"}:
+        if task not in {"domains", "layers", "wiring"}:
             found[stem if task not in _PLAIN or target in found else target] = stem
     path = run.path / levels.FOLDER
     if path.is_dir():

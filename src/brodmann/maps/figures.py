@@ -60,8 +60,8 @@ def confusion_table(
     return counts.astype(np.int64)
 
 
-def confusion(counts: pd.DataFrame, *, title: str = "What is taken for what") -> Figure:
-    """Row-normalised confusion in percent; each row names its n. Numbers are written for up to 20 classes."""
+def confusion(counts: pd.DataFrame, *, title: str = "What is taken for what", what: str = "samples") -> Figure:
+    """Row-normalised confusion in percent; each row names its n, of ``what``. Numbers are written up to 20 classes."""
     table = counts.to_numpy(dtype=float)
     total = table.sum(axis=1)
     percent = 100 * table / np.maximum(total[:, None], 1)
@@ -78,7 +78,7 @@ def confusion(counts: pd.DataFrame, *, title: str = "What is taken for what") ->
             range(len(names)), [f"{n}  ({int(t):,})" for n, t in zip(names, total, strict=True)], fontsize=small
         )
         axes.set_xlabel("predicted")
-        axes.set_ylabel("true  (n samples)")
+        axes.set_ylabel(f"true  (n {what})")
         axes.tick_params(length=0)
         for spine in axes.spines.values():
             spine.set_visible(False)
@@ -93,7 +93,7 @@ def confusion(counts: pd.DataFrame, *, title: str = "What is taken for what") ->
                     axes.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=7, color=ink(shade))
         hit = float(np.trace(table) / max(table.sum(), 1))
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=9.5)
-        said = f"% of each true class; {hit:.0%} of {int(table.sum()):,} samples on the diagonal"
+        said = f"% of each true class; {hit:.0%} of {int(table.sum()):,} {what} on the diagonal"
         figure.supxlabel(said, x=0.01, ha="left", fontsize=7.5, color=FAINT)
     return figure
 

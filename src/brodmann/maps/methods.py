@@ -7,6 +7,15 @@ from typing import Any, cast
 
 from brodmann.maps.shown import Shown, plain
 
+LABELS = {
+    "areas": "It and a linear head learned '{target}' from {some} by cross-entropy, in batches of evenly drawn classes",
+    "layers": (
+        "It and a decoder of its maps learned the layer of every pixel from {some} by cross-entropy and soft Dice "
+        "(weight {dice:g})"
+    ),
+}
+"""What a model learned from labels, in words, by the kind of the recipe's ``tune``."""
+
 LOSSES = {
     "spatialnce": (
         "the encoder was trained without labels by SpatialNCE: for each patch, the negative mean log-probability of "
@@ -78,7 +87,14 @@ def _model(recipe: Mapping[str, Any], steps: int | None) -> list[str]:
             detail = detail.replace(kind, name)
         said.append(f"The encoder was a {detail}.")
     kind = str(objective.get("kind", "spatialnce" if partners and objective else "")).lower()
-    if kind in LOSSES:
+    if tune := _part(recipe, "tune"):
+        some = f"{tune['labels']:,} labelled patches" if isinstance(tune.get("labels"), int) else "all labelled patches"
+        what = LABELS[str(tune.get("kind", "areas"))].format(
+            some=some, target=tune.get("target"), dice=tune.get("dice", 0)
+        )
+        kept = tune.get("encoder") == "frozen"
+        said.append(what.replace("It and", "It stayed as it began, and") + "." if kept else f"{what}.")
+    elif kind in LOSSES:
         sentence = LOSSES[kind].format(temperature=objective.get("temperature", "0.1"))
         reach = partners.get("reach_mm")
         if reach == 0:

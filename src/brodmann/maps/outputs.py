@@ -119,7 +119,7 @@ def write(
         scores=ordered,
         figures=[(title, caption, out / "figures" / name / file) for title, caption, file in drawn],
         maps=[(title, caption, out / "maps" / name / file) for title, caption, file in pages],
-        earlier=_earlier(out, name),
+        earlier=earlier(out, name),
         data={
             "name": source_name,
             "brains": obs["subject"].nunique(),
@@ -132,8 +132,8 @@ def write(
     )
 
 
-def _earlier(out: Path, name: str) -> list[tuple[str, str, Path]]:
-    """Contact sheets of the other maps in this folder, newest first."""
+def earlier(out: Path, name: str) -> list[tuple[str, str, Path]]:
+    """Title, caption and path of the contact sheets of other maps than ``name`` in this folder, newest first."""
     found = [path for path in (out / "maps").glob("*/contact.png") if path.parent.name != name]
     found.sort(key=lambda path: (-path.stat().st_mtime, path.parent.name))
     rest = ", ".join(f"maps/{path.parent.name}" for path in found[_EARLIER:])

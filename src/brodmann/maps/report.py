@@ -160,6 +160,8 @@ def _question(head: Shown) -> str:
         return (
             f"Are there borders inside the regions of '{head.target}' that it does not draw, and do single rows agree?"
         )
+    if head.task == "layers":
+        return "Can the layer of every pixel be told on tissue that gave no labels, better than by simpler means?"
     of = f" ({head.target})" if head.target else ""
     return f"Can {head.task}{of} be read from {head.whose}, on tissue that was held out, better than by simpler means?"
 

@@ -106,7 +106,7 @@ class Shown:
     @property
     def name(self) -> str:
         """``areas (ccf)``."""
-        return f"{self.task} ({self.target})" if self.target else self.task
+        return f"{self.task} ({self.target})" if self.target not in {"", self.task} else self.task
 
     @property
     def whose(self) -> str:

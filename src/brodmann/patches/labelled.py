@@ -135,8 +135,8 @@ class Labelled:
 
 
 def asked(recipe: Recipe) -> Tune:
-    """The recipe's settings for labels; it must have some."""
-    assert recipe.tune is not None
+    """The recipe's settings for labels of patches; it must have some."""
+    assert isinstance(recipe.tune, Tune)
     return recipe.tune
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -15,13 +16,63 @@ from numpy.typing import NDArray
 
 from brodmann.errors import Refused, Usage
 from brodmann.patches import views
-from brodmann.patches.recipe import Recipe
+from brodmann.patches.recipe import Layers, Recipe
 from brodmann.patches.samples import PatchSamples
 from brodmann.patches.source import UNLABELLED, LayeredSection
 from brodmann.samples import Batch, stream
 
 _HELD_BYTES = 256_000_000
 _HASHED = 64
+
+
+class LayerSamples:
+    """Samples whose batches are labelled patches; what is read to be described is as it was.
+
+    Parameters
+    ----------
+    samples : PatchSamples
+    recipe : Recipe
+        With ``tune`` of kind "layers".
+
+    Notes
+    -----
+    Labels are looked for when the first batch is asked for, so that sections without layers can be described.
+    """
+
+    def __init__(self, samples: PatchSamples, recipe: Recipe) -> None:
+        self.samples, self.recipe = samples, recipe
+        self.places, self.space = samples.places, samples.space
+        self.labels: pd.DataFrame = cast("pd.DataFrame", samples.labels)
+        self.fingerprint, self.section_count = samples.fingerprint, samples.section_count
+        self.skipped, self.remarks = samples.skipped, samples.remarks
+        self.read_rows, self.shard_rows = samples.read_rows, samples.shard_rows
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.samples[index]
+
+    def read(self, rows: NDArray[np.int64]) -> Batch:
+        """Patches as stored, without labels; see `PatchSamples.read`."""
+        return self.samples.read(rows)
+
+    def batch(self, step: int, *, rank: int = 0, world: int = 1) -> Batch:
+        """Labelled patches; see `LayerRows.batch`."""
+        return self.learned.batch(step, rank=rank, world=world)
+
+    @cached_property
+    def learned(self) -> LayerRows:
+        """The patches that are learned from, as the recipe asks."""
+        tune = self.recipe.tune
+        assert isinstance(tune, Layers)
+        if tune.labels is not None:
+            ids = few(self.samples, tune.labels, seed=self.recipe.seed, section=tune.section)
+        elif tune.section is not None:
+            ids = few(self.samples, None, section=tune.section)
+        else:
+            ids = None
+        return LayerRows(self.samples, self.recipe, ids)
 
 
 class LayerRows:
@@ -73,6 +124,12 @@ class LayerRows:
 
     def __getitem__(self, index: int) -> Batch:
         return self._read(self.rows[index : index + 1])
+
+    def origin(self) -> dict[str, Any]:
+        """Which patches gave labels, as plain data: ``ids``, and ``sections`` as pairs of brain and section."""
+        here = cast("pd.DataFrame", self.places.iloc[self.rows]).astype({"subject": str, "section": str})
+        pairs = here[["subject", "section"]].drop_duplicates().to_numpy(object)
+        return {"ids": [str(name) for name in here["id"]], "sections": [[str(a), str(b)] for a, b in pairs]}
 
     def read(self, rows: NDArray[np.int64]) -> Batch:
         """Patches as stored, without labels; rows are those of ``samples``."""
@@ -140,14 +197,15 @@ class LayerTruth:
         return found
 
 
-def few(samples: PatchSamples, count: int, *, seed: int = 0, section: str | None = None) -> list[str]:
+def few(samples: PatchSamples, count: int | None, *, seed: int = 0, section: str | None = None) -> list[str]:
     """Patches that a person might label first: ``count`` of one section, at random.
 
     Parameters
     ----------
     samples : PatchSamples
         Of the training part.
-    count : int
+    count : int or None
+        None: all of the section, which is then to be named.
     seed : int
         Key of the draw; a larger ``count`` of the same section holds the smaller one's patches.
     section : str, optional
@@ -166,6 +224,13 @@ def few(samples: PatchSamples, count: int, *, seed: int = 0, section: str | None
     truth = LayerTruth(samples)
     places = cast("pd.DataFrame", samples.places.iloc[truth.rows])
     sizes = Counter(str(name) for name in places["section"])
+    if section is not None and section not in sizes:
+        raise Usage(
+            f"'{section}' should be a training section whose layers are drawn.",
+            found=f"{len(sizes)} such: {', '.join(sorted(sizes)[:6])}{', ...' if len(sizes) > 6 else ''}.",
+            do="name one of them in tune.section, or leave it out.",
+        )
+    count = sizes[section] if count is None and section is not None else count or 0
     if section is None:
         # drawn before the count is looked at, so that the same section serves more labels where it can
         order = stream(seed, samples.fingerprint, "layer section").permutation(sorted(sizes))

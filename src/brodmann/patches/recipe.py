@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import pydantic
 
@@ -135,6 +136,26 @@ class Tune:
 
 
 @settings
+class Layers:
+    """Learn the layer of every pixel: an encoder, from scratch or from a trained run, and a dense decoder."""
+
+    kind: Literal["layers"] = "layers"
+    labels: int | None = pydantic.Field(default=None, ge=1)
+    """Labelled patches that training may look at, drawn from one section, as a person would begin; without a number,
+    all."""
+    section: str | None = None
+    """The only section that gives labels; by default any whose layers are drawn."""
+    encoder: Literal["tuned", "frozen"] = "tuned"
+    """Let the encoder learn, too, or keep it as it began."""
+    encoder_pace: float = pydantic.Field(default=1.0, gt=0, le=1)
+    """As of `Tune`: learning rate of an encoder that began with a trained run, as a fraction of the decoder's."""
+    width: int = pydantic.Field(default=32, ge=8)
+    """Channels of the decoder at each scale."""
+    dice: float = pydantic.Field(default=1.0, ge=0)
+    """Weight of the soft Dice loss beside the cross-entropy."""
+
+
+@settings
 class Recipe:
     """CytoNet: learn cortical architecture from where patches lie."""
 
@@ -143,8 +164,13 @@ class Recipe:
     augment: Augment = Augment()
     encoder: ResNet | ConvNeXt | ViT = pydantic.Field(default=ResNet(), discriminator="kind")
     objective: SpatialNCE = SpatialNCE()
-    tune: Tune | None = None
-    """With it the model learns labels; partners and objective then take no part."""
+    tune: Tune | Layers | None = pydantic.Field(default=None, discriminator="kind")
+    """With it the model learns labels (``kind``: "areas", or "layers"); partners and objective then take no part."""
     split: Split = Split()
     fit: Fit = Fit()
     seed: int = 0
+
+    @pydantic.field_validator("tune", mode="before")
+    @classmethod
+    def _areas_unless_said(cls, value: Any) -> Any:
+        return {"kind": "areas", **value} if isinstance(value, Mapping) else value

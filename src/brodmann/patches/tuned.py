@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from brodmann import compute
 from brodmann.errors import Refused
-from brodmann.patches import calibration, labelled, views
+from brodmann.patches import calibration, labelled, layered, views
 from brodmann.patches.encoder import Encoder
 from brodmann.patches.labelled import Labelled
+from brodmann.patches.layered import Layered
 from brodmann.patches.model import CytoNet, last
 from brodmann.patches.model import build as build_cytonet
 from brodmann.patches.model import rebuild as rebuild_cytonet
-from brodmann.patches.recipe import Recipe
+from brodmann.patches.recipe import Layers, Recipe
 from brodmann.patches.samples import PatchSamples
 from brodmann.progress import Say
 from brodmann.samples import Batch, Loss
@@ -156,17 +157,21 @@ class Tuned(nn.Module):
             return self.encoder(last(view))
 
 
-def build(recipe: Recipe, samples: PatchSamples) -> CytoNet | Tuned:
-    """The recipe's model: self-supervised, or with a head for the classes of the training samples."""
+def build(recipe: Recipe, samples: PatchSamples) -> CytoNet | Tuned | Layered:
+    """The recipe's model: self-supervised, or with a head for the classes, or the layers, of the training samples."""
     if recipe.tune is None:
         return build_cytonet(recipe, samples)
+    if isinstance(recipe.tune, Layers):
+        return layered.build(recipe, samples)
     return Tuned(recipe, labelled.classes(samples, recipe.tune))
 
 
-def rebuild(recipe: Recipe, config: Mapping[str, Any]) -> CytoNet | Tuned:
+def rebuild(recipe: Recipe, config: Mapping[str, Any]) -> CytoNet | Tuned | Layered:
     """The model of a trained run, before its weights are put back."""
     if recipe.tune is None:
         return rebuild_cytonet(recipe, config)
+    if isinstance(recipe.tune, Layers):
+        return layered.rebuild(recipe, config)
     model = Tuned(recipe, [str(name) for name in config["classes"]])
     if model.encoder.width != config.get("features"):
         raise Refused(

@@ -22,7 +22,7 @@ from brodmann.tasks._score import Estimate, Score
 if TYPE_CHECKING:
     from brodmann.progress import Say
 
-__all__ = ["NO_LAYER", "Segmented", "Tally", "depth_prior", "judge", "layers", "majority"]
+__all__ = ["NO_LAYER", "Segmented", "Tally", "cortical", "depth_prior", "judge", "layers", "majority", "patch_f1"]
 
 Real = NDArray[np.float64]
 
@@ -170,7 +170,7 @@ def judge(
         raise Refused("some patch with layers should be held out.", found="none.")
     _apart(places, by, list(taught))
     main, size = tallies[""], len(classes)
-    core = np.array([k for k, name in enumerate(classes) if name not in NO_LAYER], dtype=np.int64)
+    core = cortical(classes)
     unit, remarks = _units(places, by)
     boot = metrics.Bootstrap.of(unit[1], seed)
     if boot.times.shape[1] == 1:
@@ -228,6 +228,16 @@ def judge(
     )
 
 
+def cortical(classes: Sequence[str]) -> NDArray[np.int64]:
+    """Numbers of the classes that are layers of cortex."""
+    return np.array([k for k, name in enumerate(classes) if name not in NO_LAYER], dtype=np.int64)
+
+
+def patch_f1(tally: Tally, core: NDArray[np.int64]) -> Real:
+    """Mean F1 in each patch, over the layers ``core`` that it holds or is told to hold: (n,); NaN where none."""
+    return _mean(metrics.per_class_f1(tally.confusion)[:, core])
+
+
 @dataclass(frozen=True, eq=False)
 class _Drawn:
     """One answer over the draws of a bootstrap.
@@ -251,7 +261,7 @@ class _Drawn:
         f1 = metrics.per_class_f1((boot.times @ _grouped(tally.confusion, boot)).reshape(-1, size, size))
         macro = _mean(f1[:, core])
         value = float(_mean(metrics.per_class_f1(tally.confusion.sum(0))[core]))
-        each = _mean(metrics.per_class_f1(tally.confusion)[:, core])
+        each = patch_f1(tally, core)
         known = np.isfinite(each)
         sums = boot.times @ _grouped(np.stack([np.where(known, each, 0), known], axis=1), boot)
         patch = float(each[known].mean()) if known.any() else np.nan
