@@ -126,7 +126,7 @@ def draw(run: Run, home: Path, scores: Sequence[dict[str, Any]], *, say: Say) ->
             data={
                 "name": source.name,
                 "brains": made.samples.places["subject"].nunique(),
-                "sections": made.samples.section_count,
+                "sections": int(made.samples.places["section"].nunique()),
                 "samples": len(made.samples),
                 "space": made.samples.space.name,
                 "noun": "patches",

@@ -43,7 +43,7 @@ class LayerSamples:
         self.samples, self.recipe = samples, recipe
         self.places, self.space = samples.places, samples.space
         self.labels: pd.DataFrame = cast("pd.DataFrame", samples.labels)
-        self.fingerprint, self.section_count = samples.fingerprint, samples.section_count
+        self.fingerprint, self.extent = samples.fingerprint, samples.extent
         self.skipped, self.remarks = samples.skipped, samples.remarks
         self.read_rows, self.shard_rows = samples.read_rows, samples.shard_rows
 
