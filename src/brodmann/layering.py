@@ -165,8 +165,8 @@ class _Patches:
         self.f1: list[float] = []
 
     def sections(self) -> Iterator[Any]:
-        """Each section, as `brodmann.maps.layers.Told`."""
-        from brodmann.maps.layers import Told
+        """Each section, as `brodmann.maps.layerfigures.Told`."""
+        from brodmann.maps.layerfigures import Told
         from brodmann.maps.outlines import joined
 
         made, places = self.made, self.made.samples.places

@@ -125,6 +125,11 @@ class LayerRows:
     def __getitem__(self, index: int) -> Batch:
         return self._read(self.rows[index : index + 1])
 
+    @property
+    def learned(self) -> LayerRows:
+        """These, as `LayerSamples.learned` are."""
+        return self
+
     def origin(self) -> dict[str, Any]:
         """Which patches gave labels, as plain data: ``ids``, and ``sections`` as pairs of brain and section."""
         here = cast("pd.DataFrame", self.places.iloc[self.rows]).astype({"subject": str, "section": str})
