@@ -510,7 +510,7 @@ def test_a_map_of_likeness_is_a_colouring(app, scene):
 
 
 def test_truth_and_prediction_share_colours(scene):
-    titles = {title: key for key, (title, _) in scene.colourings.items()}
+    titles = {title: key for key, (title, *_) in scene.colourings.items()}
     truth, said = scene.colouring(titles["area"]), scene.colouring(titles["area, predicted"])
     assert dict(zip(truth.names, truth.palette[1:].tolist(), strict=True)) == dict(
         zip(said.names, said.palette[1:].tolist(), strict=True)

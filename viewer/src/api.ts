@@ -7,7 +7,7 @@ export interface Sheet {
 
 export interface Scene {
   name: string; system: string; rows: number; space: string; orientation: string; registered: boolean; measured: string;
-  sheets: Sheet[]; frame: [number, number, number, number]; method: string; colourings: { key: string; title: string }[];
+  sheets: Sheet[]; frame: [number, number, number, number]; method: string; colourings: { key: string; title: string; group: string }[];
   field_mm: number | null; remarks: string[]; most: number;
 }
 

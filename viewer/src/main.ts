@@ -214,7 +214,14 @@ async function openRun(): Promise<void> {
   scene = await json<Scene>(`r/${state.run}`);
   document.title = `${scene.name} – Brodmann`;
   const chooser = $<HTMLSelectElement>("colour");
-  chooser.replaceChildren(...scene.colourings.map((one) => new Option(one.title, one.title)));
+  const groups = new Map<string, HTMLOptGroupElement>();
+  for (const one of scene.colourings) {
+    const group = groups.get(one.group) ?? document.createElement("optgroup");
+    group.label = one.group;
+    group.append(new Option(one.title.replace(/^gene /, ""), one.title));
+    groups.set(one.group, group);
+  }
+  chooser.replaceChildren(...groups.values());
   if (!scene.colourings.some((one) => one.title === state.colour)) state.colour = scene.colourings[0]?.title ?? "";
   chooser.value = state.colour;
   const brains = new Set(scene.sheets.map((sheet) => sheet.subject)).size;
@@ -307,7 +314,8 @@ function opacity(to: number): void {
 }
 
 function chooseColour(by: number): void {
-  const all = scene.colourings, at = all.findIndex((one) => one.title === state.colour);
+  // genes are many: they are chosen by name, not one after the other
+  const all = scene.colourings.filter((one) => one.group !== "Genes"), at = all.findIndex((one) => one.title === state.colour);
   pickColour(all[(at + by + all.length) % all.length]?.title ?? state.colour);
 }
 

@@ -82,8 +82,9 @@ def classes(title: str, names: pd.Categorical, key: Key, *, about: str = "") -> 
 
 
 def numbers(
-    title: str, values: NDArray[np.floating], *, share: tuple[float, float] = (1, 99), about: str = ""
-) -> Colouring:
+    title: str, values: NDArray[np.floating], *, share: tuple[float, float] = (1, 99),
+    ends: tuple[float, float] | None = None, about: str = "",
+) -> Colouring:  # fmt: skip
     """Colours of a number; the ends of the scale are percentiles, so that a few extremes do not flatten the rest.
 
     Parameters
@@ -92,12 +93,14 @@ def numbers(
         NaN where it is not known.
     share : (low, high)
         Percentiles that the first and the last colour stand for.
+    ends : (low, high), optional
+        What they stand for, instead.
     """
     import matplotlib
 
     values = np.asarray(values, np.float64)
     known = np.isfinite(values)
-    low, high = np.percentile(values[known], share).tolist() if known.any() else (0.0, 1.0)
+    low, high = ends or (np.percentile(values[known], share).tolist() if known.any() else (0.0, 1.0))
     if high <= low:
         low, high = low - 0.5, low + 0.5
     step = np.clip((np.where(known, values, low) - low) / (high - low), 0, 1) * (_STEPS - 1)
@@ -107,6 +110,53 @@ def numbers(
         palette=np.concatenate([_MISSING[None], (ramp * 255).round().astype(np.uint8)]), low=low, high=high,
         about=about or f"the ends of the scale are the {share[0]:g} and {share[1]:g} % points",
     )  # fmt: skip
+
+
+def expression(title: str, values: NDArray[np.floating], *, unit: str) -> Colouring:
+    """Colours of one gene: from nothing to the 99 % point of the cells that have any, however few they are."""
+    some = values[np.isfinite(values) & (values > 0)]
+    top = float(np.percentile(some, 99)) if some.size else 1.0
+    about = f"{unit}; counted in {len(some) / max(len(values), 1):.1%} of cells, the scale ends at their 99 % point"
+    return numbers(title, values, ends=(0.0, top), about=about)
+
+
+def angles(title: str, values: NDArray[np.floating], *, period_deg: float) -> Colouring:
+    """Colours of an angle on a ring that closes: 0 and the period look the same.
+
+    The ring runs through blue, light green, yellow and dark red, a circle in OKLab whose plane holds the axes of
+    lightness and of blue to yellow, which colour-blind eyes keep.
+
+    Parameters
+    ----------
+    values : (n,) float
+        Degrees; NaN where it is not known.
+    period_deg : float
+        180 for orientations, 360 for directions.
+    """
+    values = np.asarray(values, np.float64)
+    known = np.isfinite(values)
+    step = np.floor(np.where(known, values, 0.0) % period_deg / period_deg * _STEPS).clip(0, _STEPS - 1)
+    return Colouring(
+        title=title, kind="number", values=np.where(known, 1 + step, 0).astype(np.uint16),
+        palette=np.concatenate([_MISSING[None], _ring()]), high=period_deg, about="an angle: both ends are the same",
+    )  # fmt: skip
+
+
+def _ring() -> NDArray[np.uint8]:
+    """256 colours (256, 3) of a closed ring; OKLab to sRGB by the matrices of Ottosson (2020)."""
+    turn = 2 * np.pi * (np.arange(_STEPS) + 0.5) / _STEPS
+    lab = np.column_stack([0.66 + 0.19 * np.sin(turn), -0.07 * np.sin(turn), -0.125 * np.cos(turn)])
+    to_lms = np.array(
+        [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.2914855480]]
+    )
+    to_rgb = np.array([[4.0767416621, -3.3077115913, 0.2309699292], [-1.2684380046, 2.6097574011, -0.3413193965],
+                       [-0.0041960863, -0.7034186147, 1.7076147010]])  # fmt: skip
+    linear = np.clip((lab @ to_lms.T) ** 3 @ to_rgb.T, 0, 1)
+    return (
+        (255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055))
+        .round()
+        .astype(np.uint8)
+    )
 
 
 def triples(title: str, colours: NDArray[np.floating], *, about: str = "") -> Colouring:

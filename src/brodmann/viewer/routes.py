@@ -31,7 +31,7 @@ _CORNERS = 2000
 _STATIC = Path(__file__).parent / "static"
 _KINDS = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
 _AMONG: dict[str, alike.Among] = {"brains": "brains", "sections": "sections", "all": "all"}
-_KEY = re.compile(r"c\d{1,4}|a\d{1,9}")
+_KEY = re.compile(r"c\d{1,5}|a\d{1,9}")
 _LASTING = {"cache-control": "private, max-age=3600, immutable"}
 _FRESH = {"cache-control": "no-store"}
 
@@ -140,7 +140,7 @@ class Answers:
                 "name": scene.name, "system": scene.system, "rows": scene.n, "space": scene.space.name,
                 "orientation": scene.space.orientation, "registered": scene.registered, "measured": scene.measured,
                 "sheets": [sheet.plain() for sheet in scene.sheets], "frame": frame, "method": method,
-                "colourings": [{"key": key, "title": title} for key, (title, _) in scene.colourings.items()],
+                "colourings": [{"key": key, "title": t, "group": g} for key, (t, g, _) in scene.colourings.items()],
                 "field_mm": None if scene.window is None else scene.window[0], "remarks": scene.remarks,
                 "most": MOST_POINTS,
             }

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 _PLACES = {"id", "x_um", "y_um", "angle_deg", "x_mm", "y_mm", "z_mm", "u_mm", "v_mm"}
+_PERIODS_DEG = {"orientation_deg": 180.0, "direction_deg": 360.0}
+"""Angles that come round, and after how much."""
 _GRID = 17
 _KEPT = 24
 
@@ -123,6 +125,7 @@ class Scene:
         self.rank_of[self.row_of] = np.arange(self.n, dtype=np.uint32)
         self.module = system(self.system)
         self._source, self._recipe = self._open(say)
+        self._measured = self._reads()
         self.sheets = self._sheets()
         self.xyz = np.asarray(cast("Any", self.table.obsm)["xyz"], np.float32)
         self._made: dict[str, Colouring] = {}
@@ -146,6 +149,11 @@ class Scene:
             self.remarks.append("The images of this run cannot be opened; sections are drawn from the table alone.")
             say(f"{self.name}: sections are drawn from the table alone.\n{error}")
             return None, recipe
+
+    def _reads(self) -> Any:
+        """What the system can read of each row beside the table, by name (cells: their genes); None for nothing."""
+        measured = getattr(self.module, "measured", None)
+        return None if measured is None or self._source is None else measured(self._source, labels.ids(self.table))
 
     def _sheets(self) -> list[Sheet]:
         obs, xyz = self.obs, np.asarray(cast("Any", self.table.obsm)["xyz"])
@@ -215,9 +223,9 @@ class Scene:
 
     # --------------------------------------------------------------------------------------------------------- colours
 
-    def _colourings(self) -> dict[str, tuple[str, Callable[[], Colouring]]]:
-        """Title and maker of each colouring, by its key in the page's address."""
-        obs, made = self.obs, dict[str, Callable[[], Colouring]]()
+    def _colourings(self) -> dict[str, tuple[str, str, Callable[[], Colouring]]]:
+        """Title, group and maker of each colouring, by its key in the page's address."""
+        obs, made = self.obs, dict[str, tuple[str, Callable[[], Colouring]]]()
         scores = self._scores()
         predicted = {(s.task, s.target): s for s in scores if s.classes and len(s.predicted) and s.task != "domains"}
         named = [str(n) for n in obs.columns if n not in _PLACES and not pd.api.types.is_numeric_dtype(obs[n])]
@@ -227,23 +235,27 @@ class Scene:
                 self.remarks.append(f"Column {name} has too many names to be coloured.")
                 continue
             others = [s.predicted for (_, target), s in predicted.items() if target == name]
-            made[name] = lambda name=name, others=others: self._classes(name, labels.column(self.table, name), others)
+            made[name] = (
+                "Labels", lambda name=name, others=others: self._classes(name, labels.column(self.table, name), others)
+            )  # fmt: skip
         for (task, target), score in predicted.items():
             title = f"{target}, predicted" if task == "areas" else f"{task}: {target}"
-            made[title] = lambda title=title, score=score: self._predicted(title, score)
+            made[title] = "Scores", lambda title=title, score=score: self._predicted(title, score)
         for level in self._levels():
-            made[level] = lambda level=level: self._domains(level)
+            made[level] = "Domains", lambda level=level: self._domains(level)
         for score in scores:
             if not score.classes and len(score.predicted):
-                made[f"{score.task}: {score.target}"] = lambda score=score: self._numbers(
+                made[f"{score.task}: {score.target}"] = "Scores", lambda score=score: self._numbers(
                     f"{score.task}: {score.target}", score.predicted, f"{score.metric} of each held-out row"
                     if score.task != "properties" else "predicted for held-out rows",
                 )  # fmt: skip
         for name in [str(n) for n in obs.columns if n not in _PLACES and pd.api.types.is_numeric_dtype(obs[n])]:
-            made[name] = lambda name=name: colouring.numbers(name, obs[name].to_numpy(np.float64, na_value=np.nan))
-        made["features"] = self._features
-        made["place"] = self._place
-        return {f"c{number}": (title, make) for number, (title, make) in enumerate(made.items())}
+            made[name] = "Numbers", lambda name=name: self._number(name)
+        made["features"] = "Features and place", self._features
+        made["place"] = "Features and place", self._place
+        for name in sorted(self._measured.names, key=colour_of.natural) if self._measured else ():
+            made[f"gene {name}"] = "Genes", lambda name=name: self._gene(name)
+        return {f"c{number}": (title, *found) for number, (title, found) in enumerate(made.items())}
 
     def colouring(self, key: str) -> Colouring:
         """Colours by their key: ``c<number>`` of `colourings`, or ``a<rank>`` for how like one row all others are.
@@ -263,7 +275,7 @@ class Scene:
             cosine = self.alike.cosine(int(self.row_of[rank]))
             found = colouring.numbers("similarity", cosine, share=(2, 99.8), about="cosine of the features")
         elif key in self.colourings:
-            found = self.colourings[key][1]()
+            found = self.colourings[key][2]()
         else:
             raise Absent(key)
         with self._lock:
@@ -304,6 +316,16 @@ class Scene:
         column, palette = levels.read(self.run, level)
         names = labels.aligned(self.table, column)
         return colouring.classes(level.replace("_", " "), names, labels.Key.of(names, palette))
+
+    def _number(self, name: str) -> Colouring:
+        values = self.obs[name].to_numpy(np.float64, na_value=np.nan)
+        if name in _PERIODS_DEG:
+            return colouring.angles(name, values, period_deg=_PERIODS_DEG[name])
+        return colouring.numbers(name, values)
+
+    def _gene(self, name: str) -> Colouring:
+        measured = cast("Any", self._measured)
+        return colouring.expression(f"gene {name}", measured.column(name), unit=measured.unit)
 
     def _numbers(self, title: str, values: pd.Series, about: str) -> Colouring:
         aligned = values.reindex(labels.ids(self.table)).to_numpy(np.float64)
