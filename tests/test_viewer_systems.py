@@ -149,11 +149,13 @@ def test_colours_are_those_of_the_class_table_at_every_level(page, seen):
         away, nearest = cKDTree(sheet.xy_um).query(np.column_stack([x.ravel(), y.ravel()]))
         value = np.where(away < max(sheet.reach_um, 0.75 * um), values[nearest], 0).reshape(x.shape)
         inner = ndimage.maximum_filter(value, 5) == ndimage.minimum_filter(value, 5)
+        # what lies beyond the rim of the screenshot is not known
+        inner[[0, 1, -2, -1]] = inner[:, [0, 1, -2, -1]] = False
         inner &= value > 0
         if level == sheet.pyramid.deepest or system == "patches":
             assert inner.sum() > 200, level
         wrong = np.abs(shown[rows, columns] - chosen.palette[value].astype(int)).max(2) > 3
-        assert not (wrong & inner).any(), (level, int((wrong & inner).sum()), int(inner.sum()))
+        assert not (wrong & inner).any(), (level, np.argwhere(wrong & inner)[:5].tolist())
 
 
 def test_every_kind_of_colour_is_shown_with_its_legend(page, seen):
@@ -161,8 +163,7 @@ def test_every_kind_of_colour_is_shown_with_its_legend(page, seen):
     look(page, served.url)
     for title in COLOURED[system]:
         before = shot(page, "#plane")
-        if title != COLOURED[system][0]:
-            page.locator("#colour").select_option(title)
+        page.locator("#colour").select_option(title)
         words = title.replace("domain_", "domain ")
         until(page, f"document.querySelector('#legend h2').textContent === '{words}'")
         page.wait_for_timeout(500)
@@ -219,7 +220,7 @@ def test_a_query_finds_every_planted_likeness_first(page, seen):
     page.keyboard.press("Enter")
     home = next(one for one in scene.sheets if titles[0].split(": ")[0] in set(identities.iloc[one.rows]))
     until(page, f"document.getElementById('where').firstChild.textContent === '{home.picture.id}'")
-    page.wait_for_timeout(900)
+    until(page, f"decodeURIComponent(location.hash).includes('section={home.picture.id}&')")
     look(page, page.url)
     page.wait_for_selector("#found li button")
     assert [item.get_attribute("title") for item in page.locator("#found li button").all()] == titles

@@ -213,7 +213,7 @@ def map(
     Usage
         A reach without a surface.
     """
-    from brodmann.maps import labels, meshes, outputs
+    from brodmann.maps import meshes, outputs
 
     if within_mm is not None and not surface:
         raise Usage("within_mm says how far a surface may lie from what it shows.", found="no surface.",
@@ -236,7 +236,6 @@ def map(
     module = system(run.system)
     field_mm, crop = module.window(source, recipe)
     places = cast("pd.DataFrame", table.obs)
-    at = labels.rows_of(table, [*near, *(name for names in near.values() for name in names)])
     name = file_name(found.task, found.target).removesuffix(".json")
     with run.lock():
         if out is None:
@@ -255,7 +254,7 @@ def map(
             metrics=run.metrics(),
             source_name=source.name,
             remarks=getattr(source, "remarks", ()),
-            crop=lambda place: crop(places.iloc[at[place]]),
+            crop=lambda row: crop(places.iloc[row]),
             field_mm=field_mm,
             neighbours=near,
             among=among,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from brodmann.atomic import folder
 from brodmann.features import space_of
-from brodmann.maps import drawing, embedding, figures, meshes, report, section, sheets, volume
+from brodmann.maps import drawing, embedding, failures, figures, meshes, numbers, report, section, sheets, volume
 from brodmann.maps.colours import colours
 from brodmann.maps.labels import Key, Picture, codes, column, scaled, spacing_um, used
 from brodmann.maps.raster import samples_of
@@ -45,7 +45,7 @@ def write(
     metrics: Sequence[Mapping[str, Any]],
     source_name: str,
     remarks: Sequence[str] = (),
-    crop: Callable[[str], NDArray[np.uint8]],
+    crop: Callable[[int], NDArray[np.uint8]],
     field_mm: float,
     neighbours: Mapping[str, Sequence[str]],
     among: str = "",
@@ -75,7 +75,7 @@ def write(
     remarks : sequence of str
         What the source says of how it was read.
     crop : callable
-        Id to the patch's pixels.
+        Row of the table to the patch's pixels.
     field_mm : float
         Side of a patch.
     neighbours : mapping
@@ -109,6 +109,8 @@ def write(
         drawn = _figures(partial, table, score, palette, crop, field_mm, neighbours, among, known=scaled(held[0]))
         title = _WORDS.get(score.task, _PREDICTED)[1].format(score.target)
         drawn += meshes.draw(partial, table, score, key, surfaces, title=title, home=f"maps/{name}")
+        drawn += _logged(partial, metrics)
+        numbers.save(numbers.scores(scores), partial / "scores.csv")
     ordered = sorted(scores, key=lambda item: (item.get("task") != score.task, item.get("target") != score.target))
     return report.write(
         out,
@@ -128,8 +130,27 @@ def write(
             "space": space_of(table).name,
             "noun": score.what,
             "remarks": list(remarks),
+            "by_brain": _by_brain(obs),
         },
+        beside=f"figures/{name}",
     )
+
+
+def _by_brain(obs: pd.DataFrame) -> dict[str, tuple[int, int]]:
+    """Sections and samples of each brain."""
+    counted = obs.groupby("subject", observed=True, sort=True)["section"].agg(["nunique", "size"])
+    return {str(brain): (int(row["nunique"]), int(row["size"])) for brain, row in counted.iterrows()}
+
+
+def _logged(out: Path, metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Learning curves as a figure of its own, and what was logged."""
+    if not any("step" in record for record in metrics):
+        return []
+    drawing.save(figures.learning(metrics), out / "learning.png")
+    numbers.save(numbers.learning(metrics), out / "learning.csv")
+    return [
+        ("Learning curves", "What was logged at each step; pale: every record, strong: running median.", "learning.png")
+    ]
 
 
 def earlier(out: Path, name: str) -> list[tuple[str, str, Path]]:
@@ -250,7 +271,7 @@ def _figures(
     table: AnnData,
     score: Any,
     palette: Mapping[str, str],
-    crop: Callable[[str], NDArray[np.uint8]],
+    crop: Callable[[int], NDArray[np.uint8]],
     field_mm: float,
     neighbours: Mapping[str, Sequence[str]],
     among: str,
@@ -274,15 +295,31 @@ def _figures(
         f"{score.metric} with 95 % intervals over {score.cluster}; {score.split}.",
     )
     if len(score.truth):
+        counts = figures.confusion_table(column(table, "truth"), column(table, "predicted"))
+        numbers.save(counts.rename_axis(index="true", columns=None).reset_index(), out / "confusion.csv")
         keep(
-            figures.confusion(figures.confusion_table(column(table, "truth"), column(table, "predicted"))),
+            figures.confusion(counts),
             "confusion.png",
             "What is taken for what",
             "Rows are the labels, columns the domains by the label they overlap most."
             if score.task == "domains"
             else "Rows are the truth; classes that are confused lie beside each other.",
         )
+        wrong = failures.mistaken(table)
+        numbers.save(failures.listed(table, wrong), out / "failures.csv")
+        if len(wrong):
+            keep(
+                failures.failures(table, wrong, crop, field_mm=field_mm if known else None),
+                "failures.png",
+                "Failure cases",
+                "What the labels and the domains disagree on: the pairs that share most of a label."
+                if score.task == "domains"
+                else "The classes that lost most of their rows to another, and some of those rows.",
+            )
     plane = embedding.plane(table)
+    obs = cast("pd.DataFrame", table.obs).iloc[plane.rows]
+    axes = {"first": plane.xy[:, 0], "second": plane.xy[:, 1]}
+    numbers.save(pd.DataFrame({"id": obs["id"].to_numpy(), **axes}), out / "embedding.csv")
     target = (
         "predicted"
         if not len(score.truth)
@@ -297,6 +334,8 @@ def _figures(
         f"{plane.method}; coloured by {score.target}, by brain and by place. Distances between islands mean little.",
     )
     if neighbours:
+        listed = [(query, rank, name) for query, near in neighbours.items() for rank, name in enumerate(near, start=1)]
+        numbers.save(pd.DataFrame(listed, columns=pd.Index(["query", "rank", "id"])), out / "neighbours.csv")
         keep(
             sheets.strips(table, neighbours, crop, label=target, field_mm=field_mm if known else None),
             "neighbours.png",

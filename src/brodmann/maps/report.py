@@ -35,6 +35,7 @@ def write(
     asked: str = "",
     data: Mapping[str, Any] | None = None,
     files: Mapping[str, str] | None = None,
+    beside: str = "",
     limit_bytes: int = LARGEST,
 ) -> Path:
     """Write ``report.html`` into the run folder; self-contained, no script, nothing remote.
@@ -60,10 +61,13 @@ def write(
     asked : str, optional
         The question in a sentence; by default made from the headline score.
     data : mapping, optional
-        For the methods paragraph: ``name``, ``brains``, ``sections``, ``samples``, ``space``, ``noun``; and
-        ``remarks``: what the reader should know about how the data were read.
+        For the methods paragraph and the table of data: ``name``, ``brains``, ``sections``, ``samples``, ``space``,
+        ``noun``; ``by_brain``: sections and samples of each brain; and ``remarks``: what the reader should know about
+        how the data were read.
     files : mapping, optional
         Relative path to SHA-256; by default read from ``manifest.json`` where it knows them, else computed.
+    beside : str
+        Folder with the figures as PNG and SVG and their numbers as CSV, as the run folder has it.
     limit_bytes : int
         Cap of the file's size; pictures shrink to fit.
 
@@ -99,11 +103,11 @@ def write(
             _section("Figures", _pairs([draw(p) for p in figures])),
             _section("Training", _pairs([part for part in (draw(plot) if curve else "", _training(metrics)) if part])),
             _section("What this does not show", _remarks(shown)),
-            _section("Data", _bullets((data or {}).get("remarks", ()))),
+            _section("Data", _data(data or {}), _bullets((data or {}).get("remarks", ()))),
             _section("Methods", _methods(recipe_toml, data or {}, shown, metrics)),
             _section("Recipe, environment, files", _folds(recipe_toml, _sessions(environment), listed)),
             "</main>",
-            f"<footer>Written by brodmann {text(_version())}. Its numbers are those of the run folder.</footer>",
+            _footer(beside),
         ]
         content = document(title, "\n".join(part for part in body if part)).encode()
         if len(content) <= limit_bytes:
@@ -115,6 +119,34 @@ def write(
         found=f"{len(content) / 1e6:.1f} MB with {len(maps) + len(figures)} pictures at their smallest.",
         do="give fewer figures; the files stay in the run folder.",
     )
+
+
+def _footer(beside: str) -> str:
+    more = f" Its figures as PNG and SVG, and their numbers as CSV, lie in {text(beside)}." if beside else ""
+    said = f"Written by brodmann {text(_version())}. Its numbers are those of the run folder."
+    return f"<footer>{said}{more}</footer>"
+
+
+_BRAINS = 40
+"""Brains that the table of data lists one by one."""
+
+
+def _data(data: Mapping[str, Any]) -> str:
+    """What was analysed: sections and samples of each brain, and of all."""
+    if not data.get("samples"):
+        return ""
+    brains = cast("Mapping[str, tuple[int, int]]", data.get("by_brain") or {})
+    rows = [[name, f"{sections:,}", f"{samples:,}"] for name, (sections, samples) in [*brains.items()][:_BRAINS]]
+    rest = len(brains) - _BRAINS
+    rows += [[f"{rest:,} more brains", "", ""]] if rest > 0 else []
+    rows.append(
+        ["All" if brains else str(data.get("name", "")), f"{data.get('sections', 0):,}", f"{data['samples']:,}"]
+    )
+    where = [str(data.get("name") or ""), f"space '{data['space']}'" if data.get("space") else ""]
+    return table(
+        ["Brain", "Sections", str(data.get("noun") or "samples").capitalize()], rows,
+        caption=", ".join(part for part in where if part), ours=len(rows) - 1,
+    )  # fmt: skip
 
 
 def _section(name: str, *parts: str) -> str:

@@ -148,7 +148,7 @@ def _endings(names: Sequence[str], room: int) -> dict[str, str]:
 def strips(
     table: AnnData,
     neighbours: Mapping[str, Sequence[str]],
-    crop: Callable[[str], NDArray[np.uint8]],
+    crop: Callable[[int], NDArray[np.uint8]],
     *,
     label: str | None = None,
     field_mm: float | None = None,
@@ -162,7 +162,7 @@ def strips(
     neighbours : mapping
         Id of the query to ids of its nearest, nearest first.
     crop : callable
-        Id to its patch, (C, H, W) or (H, W) uint8.
+        Row of the table to its patch, (C, H, W) or (H, W) uint8.
     label : str, optional
         Column of ``obs`` written under each patch.
     field_mm : float, optional
@@ -186,7 +186,7 @@ def strips(
                 x = left + index * (cell + gap) + (0.2 if index else 0)
                 y = height - above - row * (cell + caption) - cell
                 axes = figure.add_axes((x / width, y / height, cell / width, cell / height))
-                _patch(axes, crop(sample))
+                patch(axes, crop(at[sample]))
                 same = names is None or names[sample] == names[query]
                 tone, thick = (ACCENT, 2.4) if not index else (FAINT, 0.8) if same else ("#D55E00", 2.0)
                 for spine in axes.spines.values():
@@ -209,7 +209,8 @@ def strips(
     return figure
 
 
-def _patch(axes: Any, image: NDArray[np.uint8]) -> None:
+def patch(axes: Any, image: NDArray[np.uint8]) -> None:
+    """Draw what a model was shown, (C, H, W) or (H, W) uint8, without ticks."""
     plain = np.asarray(image)
     if plain.ndim == 3:
         plain = plain[0] if plain.shape[0] == 1 else np.moveaxis(plain[:3], 0, -1)

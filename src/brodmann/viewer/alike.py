@@ -57,7 +57,7 @@ class Alike:
         self._where, self._brain, self._section = np.asarray(where_mm, np.float32), brain, section
         self._registered = registered
         n, width = features.shape
-        held = n * width * 4 <= _HELD_BYTES
+        self._held = held = n * width * 4 <= _HELD_BYTES
         self._length = np.empty(n, np.float32)
         self._x: Any = np.empty((n, width), np.float32) if held else features
         for start in range(0, n, _BLOCK):
@@ -72,7 +72,7 @@ class Alike:
     @property
     def nbytes(self) -> int:
         """Memory that is held beyond the features."""
-        return self._length.nbytes + self._where.nbytes + (self._x.nbytes if self._x.dtype == np.float32 else 0)
+        return self._length.nbytes + self._where.nbytes + (self._x.nbytes if self._held else 0)
 
     def cosine(self, row: int) -> NDArray[np.float32]:
         """Cosine (n,) float32 of every row to one; that of the last few is kept."""
@@ -84,7 +84,8 @@ class Alike:
         found = np.empty(len(self._length), np.float32)
         for start in range(0, len(found), _BLOCK):
             found[start : start + _BLOCK] = np.asarray(self._x[start : start + _BLOCK], np.float32) @ query
-        found /= self._length
+        if not self._held:
+            found /= self._length
         with self._lock:
             self._kept[row] = found
             while len(self._kept) > _KEPT:
@@ -106,18 +107,24 @@ class Alike:
             Also leave out what lies within ``exclude_mm`` of a better one on the same brain: different places instead
             of ten patches of one.
         """
-        cosine, near = self.cosine(row), self._near(row, np.arange(len(self._length)), exclude_mm)
-        near[row] = True
+        cosine, n = self.cosine(row), len(self._length)
+        allowed = np.ones(n, bool)
         if among == "brains":
-            near |= self._brain == self._brain[row]
+            allowed &= self._brain != self._brain[row]
         elif among == "sections":
-            near |= self._section == self._section[row]
-        allowed = np.flatnonzero(~near)
-        keep = min(_LOOKED if apart else k, len(allowed))
+            allowed &= self._section != self._section[row]
+        if exclude_mm > 0 and among != "brains":
+            home = self._brain if self._registered else self._section
+            mine = np.flatnonzero(allowed & (home == home[row]))
+            allowed[mine[self._near(row, mine, exclude_mm)]] = False
+        allowed[row] = False
+        keep = min(_LOOKED if apart else k, int(np.count_nonzero(allowed)))
         if not keep:
             return Found(np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.float32))
-        top = allowed[np.argpartition(-cosine[allowed], keep - 1)[:keep]]
-        best = top[np.lexsort((top, -cosine[top]))]
+        # values are partitioned much faster than their indices
+        ranked = np.where(allowed, cosine, np.float32(-np.inf))
+        top = np.flatnonzero(ranked >= np.partition(ranked, n - keep)[n - keep])
+        best = top[np.lexsort((top, -cosine[top]))][:keep]
         if apart and exclude_mm > 0:
             best = self._thinned(best, k, exclude_mm)
         best = best[:k]

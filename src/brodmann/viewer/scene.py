@@ -324,8 +324,7 @@ class Scene:
         return colouring.numbers(name, values)
 
     def _gene(self, name: str) -> Colouring:
-        measured = cast("Any", self._measured)
-        return colouring.expression(f"gene {name}", measured.column(name), unit=measured.unit)
+        return colouring.expression(f"gene {name}", self._measured.column(name), unit=self._measured.unit)
 
     def _numbers(self, title: str, values: pd.Series, about: str) -> Colouring:
         aligned = values.reindex(labels.ids(self.table)).to_numpy(np.float64)

@@ -71,10 +71,13 @@ def opened(paths: Sequence[str | Path], token: str, say: Say) -> Any:
         raise Usage("name at least one run.", found="none.")
     scenes = [Scene(Path(path), say) for path in paths]
     for scene in scenes:
+        say(f"{scene.name}: laying out {scene.n:,} rows")
+        # now, and not while the first page waits for it, nor in two threads at once
+        _ = scene.plane, scene.alike, scene.window
         say(f"{scene.name}: {scene.n:,} rows on {len(scene.sheets)} sections, {size(scene.nbytes())}")
         for remark in scene.remarks:
             say(f"{scene.name}: {remark}")
-    say(f"memory: these, up to 0.5 GB a run for search, and {size(TILES_BYTES)} of tiles beside the open images")
+    say(f"memory: these, and {size(TILES_BYTES)} of tiles beside the open images")
     return application(scenes, token)
 
 
