@@ -98,7 +98,7 @@ def failures(
                 for spine in axes.spines.values():
                     spine.set(visible=True, color="#D55E00", linewidth=1.4, linestyle=(0, (3, 1.5)))
                 axes.set_xlabel(short(str(obs["section"].iloc[row]), 17), fontsize=6.8, labelpad=2)
-        note = f"  ·  {field_mm:g} mm wide" if field_mm else ""
+        note = f"  ·  {field_mm:.3g} mm wide" if field_mm else ""
         figure.text(left / width, 1 - 0.2 / height, "Failure cases", fontweight="bold", fontsize=10, va="center")
         figure.text(
             left / width, 1 - 0.4 / height, f"pairs that lost most of a class; rows spread over the sections{note}",

@@ -223,7 +223,9 @@ def distances_um(xy_um: NDArray[np.floating], nearest: Sequence[int]) -> NDArray
     from scipy import spatial
 
     some = xy_um[:: -(-len(xy_um) // 10_000)]
-    away = cast("Any", spatial).cKDTree(xy_um).query(some, k=[k + 1 for k in nearest])[0]
+    # a tree that is asked a few thousand times need not be a balanced one
+    tree = cast("Any", spatial).cKDTree(xy_um, balanced_tree=False, compact_nodes=False)
+    away = tree.query(some, k=[k + 1 for k in nearest])[0]
     return np.median(away, axis=0)
 
 

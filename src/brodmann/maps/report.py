@@ -86,6 +86,8 @@ def write(
     listed = _files(folder) if files is None else dict(files)
     curve = _curve(metrics, figures)
     plot = ("Learning curves", "What was logged at each step; pale: every record, strong: running median.", curve)
+    learned = [picture for picture in figures if "learning" in picture[0].lower()] + ([plot] if curve else [])
+    figures = [picture for picture in figures if picture not in learned]
     content = b""
     for widest, quality in ((1800, 86), (1400, 80), (1000, 72), (720, 60), (480, 45)):
 
@@ -101,7 +103,7 @@ def write(
             _section("Maps", "".join(draw(p, "wide") for p in maps[1:])),
             _section("Other maps of this run", _pairs([draw(p, "", widest // 2) for p in earlier])),
             _section("Figures", _pairs([draw(p) for p in figures])),
-            _section("Training", _pairs([part for part in (draw(plot) if curve else "", _training(metrics)) if part])),
+            _section("Training", _pairs([*(draw(p) for p in learned), *filter(None, [_training(metrics)])])),
             _section("What this does not show", _remarks(shown)),
             _section("Data", _data(data or {}), _bullets((data or {}).get("remarks", ()))),
             _section("Methods", _methods(recipe_toml, data or {}, shown, metrics)),

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 _PLACES = {"id", "x_um", "y_um", "angle_deg", "x_mm", "y_mm", "z_mm", "u_mm", "v_mm"}
 _PERIODS_DEG = {"orientation_deg": 180.0, "direction_deg": 360.0}
-"""Angles that come round, and after how much."""
 _GRID = 17
 _KEPT = 24
 
@@ -161,12 +160,15 @@ class Scene:
         places = obs[["x_um", "y_um"]].to_numpy(np.float64)
         column = labels.column(self.table, "section")
         made: list[Sheet] = []
-        for name in labels.used(column):
-            rows = labels.rows_on(self.table, name)
-            subject = str(obs["subject"].iloc[rows[0]])
-            picture = pictures.get(name) or _Drawn(name, subject, places[rows], xyz[rows])
+        number = labels.codes(column)
+        order = np.argsort(number, kind="stable")
+        starts = np.searchsorted(number[order], np.arange(1, len(column.categories)))
+        for name, rows in zip(column.categories, np.split(order, starts), strict=True):
+            if not len(rows):
+                continue
+            xy, subject = places[rows], str(obs["subject"].iloc[rows[0]])
+            picture = pictures.get(name) or _Drawn(name, subject, xy, xyz[rows])
             drawn = isinstance(picture, Dots | _Drawn)
-            xy = places[rows]
             spacing = labels.spacing_um(xy)
             longer = max(picture.width_um, picture.height_um)
             finest = max(min(spacing / 24, longer / 4096), 1e-3) if drawn else float(picture.native_um)
@@ -176,8 +178,7 @@ class Scene:
                 # where the unit is not known, a spot is as large as its neighbours leave room for
                 density = Density(xy, body_um=BODY_UM if labels.scaled(picture) else 0.4 * spacing)
             made.append(Sheet(picture, rows, xy, pyramid, visible_reach_um(xy, picture), density))
-        key = colour_of.natural
-        return sorted(made, key=lambda one: (key(one.picture.subject), key(one.picture.id)))
+        return sorted(made, key=lambda one: [colour_of.natural(name) for name in (one.picture.subject, one.picture.id)])
 
     @cached_property
     def window(self) -> tuple[float, Callable[[Any], NDArray[np.uint8]]] | None:
