@@ -10,7 +10,7 @@ from scipy.stats import mannwhitneyu
 
 from brodmann import results, verbs
 from brodmann.errors import Refused, Usage
-from brodmann.tasks import donors
+from brodmann.tasks import _novel, donors
 from brodmann.tasks import novelty as module
 from brodmann.tasks._borders import Region
 from brodmann.tasks._score import Score
@@ -189,14 +189,14 @@ def test_the_length_of_a_straight_border_is_measured():
     region = Region(np.arange(4000), where, zero, zero, none, none)
     labels = (where @ [0.6, 0.8] > 700).astype(np.int64)
     # The line 0.6 x + 0.8 y = 700 crosses the square from (1000, 125) to (0, 875).
-    assert module._lengths(region, labels, 2)[0, 1] == pytest.approx(1250, rel=0.08)
+    assert _novel.lengths(region, labels, 2)[0, 1] == pytest.approx(1250, rel=0.08)
 
 
 def test_discovery_rates_are_those_of_benjamini_and_hochberg():
     from scipy.stats import false_discovery_control
 
     p = np.random.default_rng(0).uniform(0, 1, 40) ** 3
-    assert np.allclose(module._discovery(p), false_discovery_control(p))
+    assert np.allclose(_novel.discovery(p), false_discovery_control(p))
 
 
 def test_donors_are_told_apart_only_if_they_differ():

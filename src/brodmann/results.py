@@ -165,7 +165,7 @@ def score(
 
 def _measured(run: Any, table: ad.AnnData) -> tuple[Callable[[NDArray[np.int64]], NDArray[Any]] | None, Sequence[str]]:
     """Genes of the rows of a table, where its run still has their data; else their types, or nothing."""
-    if isinstance(run, Run):
+    if isinstance(run, Run) and run.system != "patches":
         recipe, source = questions.opened(run, table)
         samples = system(run.system).samples(source, recipe, part="all")
         if len(genes := getattr(samples, "genes", ())):

@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
-from scipy.spatial import QhullError, Voronoi
 from scipy.special import ndtr
 from scipy.stats import norm, rankdata
 
@@ -27,6 +26,8 @@ from brodmann.samples import stream
 from brodmann.tasks import _borders, _rows, _surroundings
 from brodmann.tasks._borders import Border, Cut, Region
 from brodmann.tasks._inputs import take
+from brodmann.tasks._novel import Novelty, contiguous, discovery, lengths
+from brodmann.tasks.new_areas import new_areas
 
 Codes = NDArray[np.int64]
 
@@ -38,43 +39,9 @@ least .47.
 """
 _MOST_ROWS = 100_000
 _PARTS = (3, 4)
-_JAGGED = np.pi / 4
 _EFFECTS = 8
 _COMPARED = 5000
 _LEAST = 10
-
-
-@dataclass(frozen=True, eq=False)
-class Novelty:
-    """What was found, and how it was judged.
-
-    Parameters
-    ----------
-    regions : DataFrame
-        A row per known region: ``n``; the best border through it, with its ``step`` (how much single rows change at it
-        beyond the slopes on both sides, in standard deviations along the direction in which the sides differ) and its
-        ``error``, missing where no two large parts can be drawn; ``p``; ``q`` (Benjamini and Hochberg 1995);
-        ``agreement`` of what both halves of the rows draw (adjusted Rand index); ``new``, which is whether both admit
-        it; and ``parts``, 1 where nothing is new.
-    borders : DataFrame
-        A row per border inside a region that is ``new``: the two sub-domains, their sizes, ``length_mm`` over all
-        sections, ``contiguous`` (share of their rows in the largest piece of each section), ``step``, ``error``,
-        ``animals`` that show it by themselves at a level of 0.05, ``of`` those that have the region, and ``differs``:
-        the strongest genes or types, with the area under the curve.
-    labels : Series
-        Sub-domain of each row that took part, ``region/1`` ...; the region itself where nothing is new.
-    dealt : int
-        Regions that are called new when the rows of each are dealt out anew within its sections: all of them false.
-        What it controls is chance; dealt-out tissue has no slow change either.
-    small : tuple of str
-        Regions with too few rows to be cut.
-    """
-
-    regions: pd.DataFrame
-    borders: pd.DataFrame
-    labels: pd.Series
-    dealt: int
-    small: tuple[str, ...]
 
 
 def novelty(
@@ -96,7 +63,8 @@ def novelty(
     Parameters
     ----------
     table : AnnData
-        With ``obsm["baseline_own"]``, what is known of each row by itself (not of its surroundings).
+        With ``obsm["baseline_own"]``, what is known of each row by itself (not of its surroundings); or of patches,
+        which `new_areas` answers for: only ``known``, ``level`` and ``seed`` count there.
     known : str
         A column of regions.
     expression : callable, optional
@@ -128,12 +96,16 @@ def novelty(
     if known not in obs:
         raise Usage(f"'{known}' should be a column of the table.", found=f"{', '.join(obs.columns)}.")
     stored = cast("Any", table.obsm)
+    if "baseline_own" not in stored and _rows.about(table).get("system") == "patches":
+        return new_areas(table, known, level=level, seed=seed, say=say)
     if "baseline_own" not in stored:
         controls = sorted(name for name in stored if str(name).startswith("baseline_"))
         raise Refused(
             "novelty needs what each row shows by itself, in baseline_own.",
             found=f"controls {', '.join(controls)}." if controls else "a table without controls.",
-            cause="only the cells system has such a control." if controls else "it was embedded without them.",
+            cause="cells have such a control, and patches need none; neurons have not."
+            if controls
+            else "it was embedded without them.",
             do="ask `domains` whether regions fall into parts." if controls else "embed with controls.",
         )
     if least < _LEAST:
@@ -248,7 +220,7 @@ def _judged(cuts: dict[str, tuple[Region, Cut | None]], level: float) -> pd.Data
         found.append(row)
     columns = ["n", "parts", "step", "error", "p", "agreement"]
     regions = cast("Any", pd).DataFrame(found, columns=columns, index=pd.Index(list(cuts), name="region"))
-    regions["q"] = _discovery(regions["p"].to_numpy(dtype=np.float64))
+    regions["q"] = discovery(regions["p"].to_numpy(dtype=np.float64))
     regions["new"] = (regions["q"] <= level) & (regions["agreement"] >= AGREE)
     return regions
 
@@ -276,24 +248,13 @@ def _dealt(section: Codes, rng: np.random.Generator) -> Codes:
     return order
 
 
-def _discovery(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """False discovery rate at which each test would be accepted (Benjamini and Hochberg 1995)."""
-    if not len(p):
-        return p
-    order = np.argsort(p)
-    scaled = p[order] * len(p) / np.arange(1, len(p) + 1)
-    result = np.empty_like(p)
-    result[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1)
-    return result
-
-
 def _described(
     name: str, region: Region, found: Cut, expression: Any, names: Sequence[str], level: float, seed: int
 ) -> list[dict[str, Any]]:
     """Every two sub-domains that touch."""
     labels = found.labels
     parts = int(labels.max()) + 1
-    length, whole = _lengths(region, labels, parts), _contiguous(region, labels, parts)
+    length, whole = lengths(region, labels, parts), contiguous(region, labels, parts)
     return [
         {
             "region": name,
@@ -321,39 +282,6 @@ def _shown(border: Border, level: float) -> int:
     return int((border.animals[np.isfinite(border.animals)] > norm.isf(level)).sum())
 
 
-def _lengths(region: Region, labels: Codes, parts: int) -> NDArray[np.float64]:
-    """Length of the borders between parts over all sections, um: (parts, parts).
-
-    Sides of the Voronoi cells of rows of different parts, no side longer than two spacings, times pi / 4: the mean
-    excess of a path along the sides of a random mesh over a straight line.
-    """
-    total = np.zeros((parts, parts))
-    for rows in _surroundings.each(region.section):
-        plane = region.where[rows]
-        try:
-            mesh = Voronoi(plane)
-        except (QhullError, ValueError):
-            continue
-        limit = 2 * _surroundings.spacing(plane)
-        for (i, j), side in zip(mesh.ridge_points, mesh.ridge_vertices, strict=True):
-            a, b = sorted((int(labels[rows[i]]), int(labels[rows[j]])))
-            far = np.linalg.norm(plane[i] - plane[j]) > limit
-            if 0 <= a < b and not far and -1 not in side:
-                total[a, b] += min(float(np.linalg.norm(np.subtract(*mesh.vertices[side]))), limit)
-    return total * _JAGGED
-
-
-def _contiguous(region: Region, labels: Codes, parts: int) -> NDArray[np.float64]:
-    """Share of each part's rows that lie in its largest connected piece of their section: (parts,)."""
-    piece = _borders.pieces(labels, *_borders.pairs(region))
-    result = np.zeros(parts)
-    for part in range(parts):
-        rows = np.flatnonzero(labels == part)
-        largest = sum(int(np.bincount(piece[rows[some]]).max()) for some in _surroundings.each(region.section[rows]))
-        result[part] = largest / max(len(rows), 1)
-    return result
-
-
 def _differs(
     expression: Callable[[Codes], NDArray[Any]], sides: Sequence[Codes], names: Sequence[str], level: float, seed: int
 ) -> str:
@@ -370,6 +298,6 @@ def _differs(
     ties = np.array([(t**3 - t).sum() for t in (np.unique(column, return_counts=True)[1] for column in x.T)])
     variance = m * n / 12 * ((m + n + 1) - ties / max((m + n) * (m + n - 1), 1))
     z = (area - 0.5) * m * n / np.sqrt(np.maximum(variance, 1e-12))
-    q = _discovery(2 * ndtr(-np.abs(z)))
+    q = discovery(2 * ndtr(-np.abs(z)))
     order = [i for i in np.argsort(-np.abs(area - 0.5)) if q[i] <= level][:_EFFECTS]
     return ", ".join(f"{names[i]} {area[i]:.2f}" for i in order)
