@@ -10,7 +10,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from brodmann import results
 from brodmann.errors import Refused, Usage
-from brodmann.tasks import _evened, _parted
+from brodmann.tasks import _parted
 from brodmann.tasks.new_areas import new_areas
 from brodmann.tasks.novelty import novelty
 
@@ -142,21 +142,6 @@ def test_what_folds_explain_is_taken_out_where_the_table_tells_it():
     assert not untold.regions["new"].any()
 
 
-def test_levels_of_sections_are_told_apart_from_levels_of_regions():
-    table = patches(level=5, planted=0)
-    obs = table.obs
-    region, brain, section = (pd.factorize(obs[name])[0] for name in ("known", "subject", "section"))
-    second = ((obs["known"] == "pair") & (obs["v_mm"] > 7)).to_numpy()
-    value = np.asarray(table.X, float) + np.where(second, 2.0, 0.0)[:, None]
-    left = _evened.evened(value, region, brain, section, np.zeros((len(obs), 0)))
-    for name, gap in (("pair", 2.0), ("left", 0.0), ("right", 0.0)):
-        mine = (obs["known"] == name).to_numpy()
-        upper = (obs["v_mm"] > 7).to_numpy()
-        assert left[mine & upper].mean() - left[mine & ~upper].mean() == pytest.approx(gap, abs=0.3)
-    spread = pd.DataFrame(left).groupby(section).mean().to_numpy().std()
-    assert spread < 0.3 * pd.DataFrame(value).groupby(section).mean().to_numpy().std()
-
-
 def test_wrong_questions_are_refused():
     table = patches()
     with pytest.raises(Usage, match="'nowhere'"):
@@ -192,7 +177,7 @@ def test_the_score_says_what_was_asked_of_patches():
     assert score.value == pytest.approx(1 / 3)
     assert score.baselines["dealt out"].value == 0
     assert score.remarks[0] == "1 of 3 regions have a new border: pair"
-    assert "what curvature explain" in score.remarks[-1]
+    assert "what curvature tell" in score.remarks[-1]
     step = score.more["pair/1 | pair/2"]
     assert step.low > 0
     assert "3 brains" in step.note or "/3 brains" in step.note

@@ -144,6 +144,35 @@ def test_every_area_and_network_is_in_every_brain(points) -> None:
     assert 0.4 < home.mean() < 0.95, "networks should follow areas, but only partly"
 
 
+def test_networks_of_place_alone_change_nothing_else(source, points) -> None:
+    other = phantom.sections(brains=2, sections_per_brain=6, networks="place")
+    there = pd.concat([s.points.assign(subject=s.subject) for s in other.sections], ignore_index=True)
+    pd.testing.assert_frame_equal(there.drop(columns="network"), points.drop(columns="network"))
+    assert (there.network != points.network).mean() > 0.3
+    # at the borders of areas they change no more often than elsewhere
+    change = (there.network != there.network.shift()) & (there.subject == there.subject.shift())
+    area = (there.area != there.area.shift()) & (there.subject == there.subject.shift())
+    followed = (points.network != points.network.shift()) & (points.subject == points.subject.shift())
+    near = area.rolling(9, center=True, min_periods=1).max() > 0
+    assert change[near].mean() < 1.6 * change[~near].mean()
+    assert followed[near].mean() > 2 * followed[~near].mean()
+    assert phantom.sections(brains=2, sections_per_brain=6, networks="areas").fingerprint == source.fingerprint
+    assert other.fingerprint != source.fingerprint
+    with pytest.raises(Usage, match="one of areas, place"):
+        phantom.sections(networks="taste")
+
+
+def test_areas_without_gradients_are_uniform() -> None:
+    template = Sheet.plant(0)
+    one, bare = (grow(template, seed=0, index=0, registration_mm=4.0, gradients=size) for size in (1.0, 0.0))
+    assert (one.area == bare.area).all()
+    amid = bare.border_mm > 2.5
+    for brain, least, most in ((one, 0.02, 1.0), (bare, 0.0, 1e-3)):
+        spread = [brain.cyto[..., areas.DENSITY][amid & (brain.area == k)].std(axis=0).max() for k in range(12)]
+        assert least <= min(spread)
+        assert max(spread) < most
+
+
 def test_properties_are_in_range_and_vary(points) -> None:
     assert points.thickness_mm.between(1.8, 4.7).all()
     assert points.thickness_mm.std() > 0.3

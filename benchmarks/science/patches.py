@@ -5,10 +5,10 @@
     python benchmarks/science/patches.py --out FOLDER --summary
 
 C1 SpatialNCE before SimCLR before untrained, frozen and fine-tuned, wider on an unknown brain than on known ones; C2
-numbers of cortex better than from intensity profiles; C4 fewer shortcuts than SimCLR; C5 errors between neighbours; C7
-networks beyond place. C3, layers from few labels, is `bench_layers.py`, which takes the encoders trained here; C6, new
-areas, is not asked yet. An encoder never sees the brain that is judged; what a piece found is kept in a file of its
-own, so the same command again goes on where it stopped.
+numbers of cortex better than from intensity profiles; C4 fewer shortcuts than SimCLR; C5 errors between neighbours; C6
+pairs of areas under one label split without labels, uniform areas not; C7 networks beyond place. C3, layers from few
+labels, is `bench_layers.py`, which takes the encoders trained here. An encoder never sees the brain that is judged;
+what a piece found is kept in a file of its own, so the same command again goes on where it stopped.
 Intervals: mean over runs of the 95 % intervals over held-out sections; least and most over runs stand beside the mean.
 """
 
@@ -18,6 +18,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,16 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import binomtest
 
 from brodmann import splits, verbs
+from brodmann.phantom.areas import TWINS
+from brodmann.phantom.sheet import NETWORKS
 from brodmann.settings import Split
+from brodmann.tasks import _agreement, _metrics
 from brodmann.tasks import areas as areas_task
 from brodmann.tasks import networks as networks_task
+from brodmann.tasks import new_areas as novelty_task
 from brodmann.tasks import properties as properties_task
 from brodmann.tasks import shortcuts as shortcuts_task
 from brodmann.tasks._score import Score
@@ -81,7 +87,7 @@ def rows_of(score: Score, claim: str, name: str) -> list[Row]:
     return found
 
 
-def row(claim: str, name: str, value: float, low: float, high: float, score: Score) -> Row:
+def row(claim: str, name: str, value: float, low: float, high: float, score: Any) -> Row:
     numbers = {"value": value, "low": low, "high": high}
     kept = {
         key: None if number is None or not np.isfinite(number) else float(number) for key, number in numbers.items()
@@ -171,17 +177,93 @@ def shortcuts(cell: Cell) -> list[Row]:
 
 
 def networks(cell: Cell) -> list[Row]:
-    """C7: planted networks beside place and maps moved over cortex."""
-    others = {"SimCLR": cell.table("SimCLR")}
-    score = networks_task.networks(cell.table("SpatialNCE"), "network", cell.split, extra_tables=others, seed=cell.seed)
-    return rows_of(score, "C7", "networks") + [
-        row("C7", f"networks: {name}", one.value, one.low, one.high, score) for name, one in score.more.items()
-    ]
+    """C7: planted networks beside place and maps moved over cortex, and networks that follow place alone."""
+    others, found = {"SimCLR": cell.table("SimCLR")}, list[Row]()
+    table = cell.table("SpatialNCE")
+    # the same sections, whose networks know nothing of what cortex looks like
+    data = cell.given.phantom + ("," if ":" in cell.given.phantom else ":") + "networks=place"
+    bare = {
+        section.subject: section.brain for section in verbs.open_source(verbs.recipe("patches-tiny"), data).sections
+    }
+    place = np.empty(len(table), object)
+    for subject, brain in bare.items():
+        rows = (table.obs["subject"] == subject).to_numpy()
+        place[rows] = np.array(NETWORKS)[brain.nearest(brain.network, table.obs.loc[rows, ["s_mm", "t_mm"]].to_numpy())]
+    table.obs["network of place"] = pd.Categorical(place)
+    for target, name in (("network", "networks"), ("network of place", "networks that follow place alone")):
+        score = networks_task.networks(table, target, cell.split, extra_tables=others, seed=cell.seed)
+        found += rows_of(score, "C7", name)
+        found += [
+            row("C7", f"{name}: {which}", one.value, one.low, one.high, score) for which, one in score.more.items()
+        ]
+    return found
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Rows and sections that a number is of."""
+
+    n: int
+    n_groups: int
+
+
+def novelty(cell: Cell) -> list[Row]:
+    """C6: each planted pair under one label, all five at once, and twelve areas that hold nothing new."""
+    table, found = cell.table("SpatialNCE"), list[Row]()
+    held = (
+        table.obs["subject"] == table.obs["subject"].iloc[splits.folds(table.obs, cell.split)[0].test[0]]
+    ).to_numpy()
+    sections = pd.factorize(table.obs["section"])[0]
+    area = table.obs["area"].astype(str).to_numpy()
+    merged = {"+".join(pair): [pair] for pair in TWINS} | {"all pairs": list(TWINS)}
+    for features in ("SpatialNCE", "statistics"):
+        if features != "SpatialNCE":
+            table.X = np.asarray(table.obsm[f"baseline_{features}"], np.float32)
+        for what, pairs in merged.items():
+            known = area.astype(object)
+            for pair in pairs:
+                known[np.isin(area, pair)] = "+".join(pair)
+            table.obs["known"] = pd.Categorical(known)
+            said = novelty_task.new_areas(table, "known", seed=cell.seed)
+            parts = said.labels.reindex(table.obs["id"]).to_numpy()
+            for pair in pairs:
+                name = f"{features}, {'+'.join(pair)}" + (", all pairs merged" if len(pairs) > 1 else "")
+                new = float(said.regions.loc["+".join(pair), "new"])
+                for where, some in (("held-out brain", held), ("all brains", held | True)):
+                    rows = np.isin(area, pair) & some & ~pd.isna(parts)
+                    about = Counted(int(rows.sum()), len(np.unique(sections[rows])))
+                    ends = rand(area[rows], parts[rows], sections[rows], cell.seed)
+                    found.append(row("C6", f"{name}: ARI, {where}", *ends, about))
+                found.append(row("C6", f"{name}: found", new, np.nan, np.nan, about))
+            if len(pairs) == 1:
+                other = said.regions.drop(index="+".join(pairs[0]))["new"]
+                found.append(share(f"{features}, {what} merged: other areas called split", other, table))
+        alone = novelty_task.new_areas(table, "area", seed=cell.seed).regions
+        found.append(share(f"{features}: uniform areas called split", alone["new"], table))
+        found.append(share(f"{features}: uniform areas, step p <= 0.05", alone["p_step"] <= 0.05, table))
+        found.append(share(f"{features}: uniform areas, brains agree p <= 0.05", alone["p"] <= 0.05, table))
+    return found
+
+
+def rand(truth: Any, said: Any, section: Any, seed: int) -> tuple[float, float, float]:
+    """Adjusted Rand index with its 95 % interval over sections."""
+    a, b = (pd.factorize(one)[0].astype(np.int64) for one in (truth, said))
+    boot = _metrics.Bootstrap.of(section, seed)
+    each = _agreement.counts(a, b, boot)
+    low, high = np.percentile(_agreement.rand_index(np.tensordot(boot.times, each, axes=1)), [2.5, 97.5])
+    return _agreement.ari(a, b), float(low), float(high)
+
+
+def share(name: str, found: Any, table: ad.AnnData) -> Row:
+    """Share of areas, with its exact 95 % interval."""
+    ends = binomtest(int(found.sum()), len(found)).proportion_ci()
+    about = Counted(len(found), table.obs["section"].nunique())
+    return row("C6", name, float(found.mean()), ends.low, ends.high, about)
 
 
 PIECES: dict[str, Callable[[Cell], list[Row]]] = {
     "areas": frozen, "properties": numbers, "shortcuts": shortcuts, "networks": networks,
-    "tuned": tuned,
+    "novelty": novelty, "tuned": tuned,
 }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from brodmann.space import PHANTOM
 __all__ = ["PhantomRecording", "PhantomSection", "recordings", "sections", "transcripts", "truth", "write"]
 
 _VERSION = 1
+_NETWORKS = ("areas", "place")
 
 
 def sections(
@@ -31,6 +32,8 @@ def sections(
     nuisance: float = 1.0,
     spacing_mm: float = 0.25,
     cache_mb: float = 1024.0,
+    networks: str = "areas",
+    gradients: float = 1.0,
 ) -> Source:
     """Cell-stained sections of planted brains.
 
@@ -49,6 +52,11 @@ def sections(
         Distance between sample points along the cortical line of a section.
     cache_mb : float
         Drawn images kept in memory.
+    networks : {"areas", "place"}
+        Functional networks follow areas in part, or place alone: then nothing seen in cortex tells them beyond where it
+        lies. All else is the same.
+    gradients : float
+        Scales smooth change of cells and thickness within areas; at 0 areas are uniform, and only folds bend them.
 
     Returns
     -------
@@ -58,19 +66,26 @@ def sections(
     Raises
     ------
     Usage
-        If a count or size is not positive.
+        If a count or size is not positive, or networks follow something else.
     """
-    settings = {
+    settings: dict[str, float | str] = {
         "seed": seed, "brains": brains, "sections_per_brain": sections_per_brain, "native_um": native_um,
         "registration_mm": registration_mm, "nuisance": nuisance, "spacing_mm": spacing_mm,
     }  # fmt: skip
     for name in ("brains", "sections_per_brain", "native_um", "spacing_mm"):
-        if settings[name] <= 0:
+        if float(settings[name]) <= 0:
             raise Usage(f"'{name}' of a phantom should be positive.", found=f"{settings[name]}.", do="give more.")
+    if networks not in _NETWORKS:
+        raise Usage(f"networks of a phantom should follow one of {', '.join(_NETWORKS)}.", found=f"'{networks}'.")
+    # data that were described before there was a choice keep their fingerprint
+    settings |= {"networks": networks} if networks != "areas" else {}
+    settings |= {"gradients": gradients} if gradients != 1 else {}
     template, rasters = Sheet.plant(seed), Rasters(cache_mb)
     cut: list[Section] = []
     for index in range(brains):
-        brain = grow(template, seed=seed, index=index, registration_mm=registration_mm)
+        brain = grow(
+            template, seed=seed, index=index, registration_mm=registration_mm, networks=networks, gradients=gradients
+        )
         for k, plane in enumerate(planes(brain, seed=seed, sections=sections_per_brain)):
             cut.append(
                 mount(

@@ -65,13 +65,19 @@ class Brain:
         return table[where[:, 0].clip(0, table.shape[0] - 1), where[:, 1].clip(0, table.shape[1] - 1)]
 
 
-def grow(template: Sheet, *, seed: int, index: int, registration_mm: float) -> Brain:
+def grow(
+    template: Sheet, *, seed: int, index: int, registration_mm: float, networks: str = "areas", gradients: float = 1.0
+) -> Brain:
     """Grow brain ``index`` of phantom ``seed`` from the template.
 
     Parameters
     ----------
     registration_mm : float
         Length (rms over the sheet, mm) of the smooth error of the registered coordinates.
+    networks : {"areas", "place"}
+        What networks follow, see `Sheet.network`.
+    gradients : float
+        Scales smooth change of cells and thickness within areas; at 0 areas are uniform, and only folds bend them.
     """
     name = f"B{index + 1}"
     rng = stream(seed, "phantom", name)
@@ -82,9 +88,10 @@ def grow(template: Sheet, *, seed: int, index: int, registration_mm: float) -> B
     onehot = np.stack([(area == k).astype(np.float64) for k in range(len(areas.NAMES))])
     weights = np.stack([_smooth(w, BLEND_MM / STEP_MM) for w in onehot])
     axis = template.axis(u, v)
-    network = template.network(np.stack([_smooth(w, 2.0 / STEP_MM) for w in onehot]), u, v)
+    near = np.stack([_smooth(w, 2.0 / STEP_MM) for w in onehot])
+    network = template.network(near, u, v, areas=float(networks == "areas"))
     surface, curvature = _fold(rng, s, t)
-    cyto = _cyto(rng, template, onehot, weights, axis, u, v, curvature)
+    cyto = _cyto(rng, template, onehot, weights, axis, u, v, curvature, gradients)
     ru, rv, gain = sheet.displacement(stream(seed, "phantom", name, "registration"), registration_mm, 50, 110)
     true_mm = np.stack([u, v], axis=-1)
     registered = np.stack([u + gain * ru(u, v), v + gain * rv(u, v)], axis=-1)
@@ -103,27 +110,28 @@ def _smooth(values: Array, sigma: float) -> Array:
 
 def _cyto(
     rng: np.random.Generator, template: Sheet, onehot: Array, weights: Array, axis: Array, u: Array, v: Array,
-    curvature: Array,
+    curvature: Array, gradients: float,
 ) -> Array:  # fmt: skip
     """Blend the areas' parameters, then add gradients, the brain's own scales, and what folding does to thickness."""
     cyto = np.einsum("auv,ap->uvp", weights, areas.rows()) / weights.sum(axis=0)[..., None]
-    g = [wave(u, v) for wave in template.gradients]
+    g = [gradients * wave(u, v) for wave in template.gradients]
+    along = gradients * (axis - 0.5)
     dense, large = slice(areas.DENSITY.start, areas.DENSITY.stop), slice(areas.SIZE.start, areas.SIZE.stop)
     own = Waves.draw(rng, 20, 45)
-    cyto[..., dense] += (0.08 * g[0] + 0.05 * own(u, v) + rng.normal(0, 0.07))[..., None]
+    cyto[..., dense] += (0.08 * g[0] + 0.05 * gradients * own(u, v) + rng.normal(0, 0.07))[..., None]
     cyto[..., large] += (0.03 * g[1] + rng.normal(0, 0.025))[..., None]
     # Away from primary areas granular layers thin out and supragranular pyramids grow.
     for k, layer in enumerate(areas.LAYER_OF):
         if layer == 4:
-            cyto[..., dense.start + k] += 0.10 * g[2] - 0.16 * (axis - 0.5)
+            cyto[..., dense.start + k] += 0.10 * g[2] - 0.16 * along
         if layer == 3:
-            cyto[..., large.start + k] += 0.04 * g[3] + 0.08 * (axis - 0.5)
+            cyto[..., large.start + k] += 0.04 * g[3] + 0.08 * along
         if layer >= 5:
             cyto[..., dense.start + k] += 0.10 * g[4]
     # Thickness blends over a wider zone than cells, or borders would show as notches in the pia.
     wide = np.stack([_smooth(w, 1.4 / STEP_MM) for w in onehot])
     thick = np.einsum("auv,a->uv", wide, areas.rows()[:, 0]) / wide.sum(axis=0)
-    thick = thick * np.exp(0.05 * g[5] + 0.04 * own(v, u) + rng.normal(0, 0.04))
+    thick = thick * np.exp(0.05 * g[5] + 0.04 * gradients * own(v, u) + rng.normal(0, 0.04))
     mean = curvature[..., 0]
     thick = thick * (1 + 0.20 * np.tanh(4.0 * mean))
     # The pia of a fundus must not fold into itself: half the thickness stays below the radius.

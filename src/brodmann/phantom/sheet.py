@@ -110,11 +110,14 @@ class Sheet:
         soft = -4.0 * np.log(np.exp(-near / 4.0).sum(axis=0))
         return np.clip((soft + 2.0) / 24.0, 0.0, 1.0)
 
-    def network(self, weights: Array, u: Array, v: Array) -> NDArray[np.int16]:
-        """Functional network index; follows the areas' ``weights`` (areas, ...) only in part."""
+    def network(self, weights: Array, u: Array, v: Array, *, areas: float = 1.0) -> NDArray[np.int16]:
+        """Functional network index; follows the areas' ``weights`` (areas, ...) in part, at ``areas=0`` not at all.
+
+        Without areas a network is a function of place alone, which knows nothing of what cortex looks like there.
+        """
         score = np.stack([0.9 * taste(u, v) for taste in self.tastes])
         for area, home in enumerate(_HOME):
-            score[home] += 1.5 * weights[area]
+            score[home] += 1.5 * areas * weights[area]
         return score.argmax(axis=0).astype(np.int16)
 
 

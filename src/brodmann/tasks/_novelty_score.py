@@ -61,11 +61,11 @@ def _between_brains(found: Novelty) -> tuple[str, ...]:
     told = ", ".join(found.without)
     return (
         "new: brains agree where the border lies (false discovery rate over regions at most 0.05; chance: maps as "
-        "patchy that know nothing of each other), single patches change by a step there beyond slopes on both sides, "
+        "patchy that know nothing of each other), single patches change by a step there beyond smooth change, "
         "and both halves of a brain's sections draw the same parts",
         "of a border: the step, in SD of single patches within parts; patches on either side, length on the sheets of "
         "all brains, brains that show the step alone of those with the region, mean correlation between brains",
-        f"taken out of the features first: levels of sections, and what {told} explain" if told
+        f"taken out of the features first: what {told} tell of folds and cuts" if told
         else f"no column tells how cortex is folded and cut ({', '.join(_evened.CUT)}): its traces may hide borders",
     )  # fmt: skip
 

@@ -30,12 +30,12 @@ Which = NDArray[np.bool_]
 
 WIDTH = 1.2
 """Width of the Gaussian under which rows are averaged before a border is drawn, spacings."""
-REACH = 4.5
+REACH = 12.0
 """Distance from a border up to which rows say whether it is a step or a slope, spacings."""
 _RAMP, _GAP = 0.75, 0.3
 _PAIR = 2.0
 _CARRY = 2.0
-_WHITE, _SMOOTHEST, _CLUSTERED = 25, 15, 4
+_WHITE, _SMOOTHEST, _STARTS = 25, 15, (2, 3, 4, 6, 8)
 _ROUNDS = 8
 _SHRINK = 0.05
 _SMALLEST = 0.1
@@ -78,11 +78,11 @@ class Parted:
     Parameters
     ----------
     part : ndarray (n,) int64
-        0 or 1; -1 in brains in which none could be drawn.
+        0 or 1, by what all brains together tell.
     step, error : float
-        Change of single rows at the border beyond the slopes on both sides, SD of rows within parts; standard error.
+        Change of single rows at the border beyond smooth change (a cubic), SD of rows within parts; standard error.
     p : float
-        Chance of as large a step where there is only a slope; one-sided.
+        Chance of as large a step where change is smooth; one-sided.
     brains : dict of int to float
         Step over its error in each brain.
     place, p_place : float
@@ -131,7 +131,7 @@ def parted(area: Area, *, seed: int, unless: float = 1.0) -> Parted | None:
 
     For each brain in turn, all others tell in which direction of feature space two parts differ. Every other section of
     the brain then draws the border, and the sections between, which share no tissue with these, say whether rows change
-    by a step there, beyond slopes on both sides; and the other way round. Where the parts lie is compared between
+    by a step there, beyond smooth change; and the other way round. Where the parts lie is compared between
     brains: nothing until then knew of their places in the common space.
 
     Parameters
@@ -146,9 +146,11 @@ def parted(area: Area, *, seed: int, unless: float = 1.0) -> Parted | None:
     reference = _direction(area, near, area.inner, seed)
     if reference is None:
         return None
+    mean = near.mean(area.value @ reference, area.inner)
+    upper = mean >= (mean[area.inner])[_halves(mean[area.inner])].min()
     covariance = np.cov(area.value.T)
     part = np.full(len(area.rows), -1, dtype=np.int64)
-    agreement, sums = list[float](), dict[int, list[tuple[float, float, float, int]]]()
+    agreement, said = list[float](), dict[int, list[_Judged]]()
     for rows in _surroundings.each(area.brain):
         brain = int(area.brain[rows[0]])
         mine = area.brain == brain
@@ -171,28 +173,27 @@ def parted(area: Area, *, seed: int, unless: float = 1.0) -> Parted | None:
                 continue
             both.append(drawn)
             judges = area.inner[rows] & (order % 2 != half)
-            sums.setdefault(brain, []).append(_step(area.where[rows], area.section[rows], value[rows], drawn, judges))
+            judged = _judge(area.where[rows], area.section[rows], value[rows], drawn, judges)
+            if judged is not None:
+                said.setdefault(brain, []).append(judged)
         agreement.append(_agreement.ari(*both) if len(both) == 2 else 0.0)
-    if (len(np.unique(area.brain[part >= 0])) < 2) or not sums:
+    if len(np.unique(area.brain[part >= 0])) < 2 or not said:
         return None
-    gain, size, variance, units = np.sum([np.sum(some, axis=0) for some in sums.values()], axis=0)
-    error = np.sqrt(max(variance, _TINY))
-    p = float(student.sf(gain / error, max(units - 1, 1)))
+    step, error, blocks = _stepped([one for some in said.values() for one in some])
+    p = float(student.sf(step / error, max(blocks - 1, 1)))
     place, p_place = _place(area, part, seed) if p <= unless else (float("nan"), 1.0)
-    return Parted(
-        part, gain / max(size, _TINY), error / max(size, _TINY), p,
-        {brain: float(sum(s[0] for s in some) / np.sqrt(max(sum(s[2] for s in some), _TINY)))
-         for brain, some in sums.items()},
-        place, p_place, float(np.mean(agreement)),
-    )  # fmt: skip
+    alone = {brain: _stepped(some) for brain, some in said.items()}
+    brains = {brain: value / width for brain, (value, width, _) in alone.items()}
+    return Parted(upper.astype(np.int64), step, error, p, brains, place, p_place, float(np.mean(agreement)))
 
 
 def _direction(area: Area, near: _Near, who: Which, seed: int) -> Real | None:
     """Direction (p,) in which two parts of the rows ``who`` differ, in SD of rows within parts.
 
     Factors that differ least between places side by side in two sections come first (minimum noise fraction, Green et
-    al. 1988, IEEE Trans Geosci Remote Sens 26:65); surroundings in the first few fall into two clusters, and linear
-    discriminant analysis and averaging over surroundings then take turns.
+    al. 1988, IEEE Trans Geosci Remote Sens 26:65), so that what is a section's own, its stain, counts as noise. From
+    two clusters of surroundings in the first few, linear discriminant analysis and averaging over surroundings take
+    turns; of several such starts the one is kept after which surroundings fall into two clusters best.
     """
     pairs = _across(area, who)
     if who.sum() < 2 * _LEAST or len(pairs) < _LEAST:
@@ -204,8 +205,17 @@ def _direction(area: Area, near: _Near, who: Which, seed: int) -> Real | None:
     away = (area.value[pairs[:, 0]] - area.value[pairs[:, 1]]) @ white
     factors = white @ eigh(away.T @ away / len(away))[1][:, :_SMOOTHEST]
     x = (area.value - rows.mean(axis=0)) @ factors
-    first = near.mean(x[:, :_CLUSTERED], who)[who].astype(np.float32)
-    side = kmeans(first, 2, seed=seed, n_init=4).labels == 1
+    mean = near.mean(x, who)
+    best, toward = 0.0, None
+    for first in _STARTS:
+        found = _refined(x, mean, who, kmeans(mean[who, :first].astype(np.float32), 2, seed=seed, n_init=2).labels == 1)
+        if found is not None and found[0] > best:
+            best, toward = found
+    return None if toward is None else factors @ toward
+
+
+def _refined(x: Real, mean: Real, who: Which, side: Which) -> tuple[float, Real] | None:
+    """How well surroundings fall into two clusters (share of their variance), and the direction of these."""
     toward = np.zeros(x.shape[1])
     for _ in range(_ROUNDS):
         if not _SMALLEST <= side.mean() <= 1 - _SMALLEST:
@@ -214,11 +224,13 @@ def _direction(area: Area, near: _Near, who: Which, seed: int) -> Real | None:
         within = (np.cov(a.T) * len(a) + np.cov(b.T) * len(b)) / who.sum()
         toward = np.linalg.solve(within + _SHRINK * np.eye(len(within)), b.mean(axis=0) - a.mean(axis=0))
         toward /= np.sqrt(max(toward @ within @ toward, _TINY))
-        again = _halves(near.mean(x @ toward, who)[who])
+        again = _halves((mean @ toward)[who])
         if (again == side).all():
             break
         side = again
-    return factors @ toward
+    value = (mean @ toward)[who]
+    gap = value[side].mean() - value[~side].mean() if 0 < side.sum() < len(side) else 0.0
+    return side.mean() * (1 - side.mean()) * gap**2 / max(value.var(), _TINY), toward
 
 
 def _across(area: Area, who: Which) -> Codes:
@@ -254,25 +266,59 @@ def _drawn(near: _Near, value: Real, who: Which, rows: Codes) -> Codes | None:
     return upper.astype(np.int64) if _SMALLEST <= upper[who[rows]].mean() <= 1 - _SMALLEST else None
 
 
-def _step(where: Real, section: Codes, value: Real, part: Codes, judges: Which) -> tuple[float, float, float, int]:
-    """Sums over the judges of a brain: gain, size, variance, sections; all 0 where too few lie beside the border."""
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """Judges of a border: the step and their values less what smooth change explains; section and block of each."""
+
+    step: Real
+    value: Real
+    section: Codes
+    block: Codes
+
+
+def _judge(where: Real, section: Codes, value: Real, part: Codes, judges: Which) -> _Judged | None:
+    """What is left of a step, and of values, beside a cubic of the distance from the border; None with few judges.
+
+    A slope that levels off on both sides, as a slow wave across an area does, is a cubic; a border is none.
+    """
     away = np.zeros(len(part))
     for side in (0, 1):
         here, there = np.flatnonzero(part == side), np.flatnonzero(part != side)
         to = cast("Any", KDTree(where[there])).query(where[here])[0]
         away[here] = np.maximum(to - _GAP, 0) * (2 * side - 1)
     some = judges & (np.abs(away) < REACH)
-    if some.sum() < _LEAST / 2 or min((away[some] > 0).sum(), (away[some] <= 0).sum()) < _LEAST / 5:
-        return 0.0, 0.0, 0.0, 0
-    away = away[some]
-    slopes = np.column_stack([np.ones(len(away)), np.maximum(away, 0), np.minimum(away, 0)])
-    both = np.column_stack([np.clip(away / _RAMP, -1, 1) / 2, value[some]])
-    step, rest = (both - slopes @ np.linalg.lstsq(slopes, both, rcond=None)[0]).T
-    size = float(step @ step)
-    left = rest - step * (step @ rest) / max(size, _TINY)
-    # rows of one section overlap
-    units = np.bincount(np.unique(section[some], return_inverse=True)[1], weights=step * left)
-    return float(step @ rest), size, float((units**2).sum()), len(units)
+    far = away[some] > 0
+    if some.sum() < _LEAST / 2 or min(far.sum(), (~far).sum()) < _LEAST / 5:
+        return None
+    smooth = np.vander(away[some] / REACH, 4)
+    both = np.column_stack([np.clip(away[some] / _RAMP, -1, 1) / 2, value[some]])
+    step, rest = (both - smooth @ np.linalg.lstsq(smooth, both, rcond=None)[0]).T
+    return _Judged(step, rest, section[some], _quarters(where)[some])
+
+
+def _quarters(where: Real) -> Codes:
+    """Number of the quarter of a brain's area that each row lies in: (n,)."""
+    flat = where[:, np.argsort(-where.var(axis=0), kind="stable")[:2]]
+    upper = np.argsort(np.argsort(flat, axis=0, kind="stable"), axis=0) * 2 // len(flat)
+    return upper[:, 0] * 2 + upper[:, 1]
+
+
+def _stepped(judged: list[_Judged]) -> tuple[float, float, int]:
+    """Step, its standard error, and the number of blocks it is from.
+
+    Rows of a section overlap, and what is left of smooth change is alike in neighbouring sections: the larger of the
+    errors over sections and over quarters of the area in each brain.
+    """
+    size = max(sum(float(one.step @ one.step) for one in judged), _TINY)
+    value = sum(float(one.step @ one.value) for one in judged) / size
+    variance, count = [0.0, 0.0], 0
+    for one in judged:
+        left = one.step * (one.value - value * one.step)
+        for k, names in enumerate((one.section, one.block)):
+            unit = np.unique(names, return_inverse=True)[1]
+            variance[k] += float((np.bincount(unit, weights=left) ** 2).sum())
+        count += len(np.unique(one.block))
+    return value, float(np.sqrt(max(*variance, _TINY))) / size, count
 
 
 def _place(area: Area, part: Codes, seed: int) -> tuple[float, float]:
