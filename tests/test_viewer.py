@@ -325,6 +325,46 @@ def test_a_sample_has_the_colour_of_its_class_at_every_level(app, scene):
     assert drawn[deepest][y, x, 3] == 0
 
 
+def test_lines_part_areas_and_not_single_cells():
+    rng = np.random.default_rng(3)
+    xy = rng.uniform(0, 2000, (9000, 2))
+    areas, cells = (1 + (xy[:, 0] > 700)).astype(np.uint16), rng.integers(1, 9, 9000).astype(np.uint16)
+    assert not tiles.mixed(xy, areas)
+    assert tiles.mixed(xy, cells)
+    assert not tiles.mixed(xy, np.zeros(9000, np.uint16))
+    assert not tiles.mixed(xy[:1], cells[:1])
+    pyramid, palette = tiles.Pyramid(2000.0, 2000.0, 4.0), np.full((9, 3), 200, np.uint8)
+    for values, lined in ((areas, True), (cells, False)):
+        over = tiles.colours(xy, values, palette, pyramid, 1, 0, 0, reach_um=60.0, outlined=True)
+        assert (over[..., 0] == 110).any() == lined
+
+
+def test_few_neurons_are_spots_and_many_cells_an_area():
+    assert tiles.spot_um(499, 6.0, 600.0) == pytest.approx(13.2)
+    assert tiles.spot_um(499, 6.0, 6000.0) == pytest.approx(84.0)
+    assert tiles.spot_um(500, 6.0, 600.0) == np.inf
+
+
+def test_a_gene_is_read_for_the_rows_of_the_table_in_any_order():
+    """Against the dense counts; cells that the source does not hold, and cells without counts, are not known."""
+    from brodmann import verbs
+    from brodmann.cells.expression import Expression
+
+    source = verbs.open_source(
+        verbs.recipe("cells-tiny", {}), "phantom:brains=1,sections_per_brain=1,cells=900,genes=40"
+    )
+    known = source.ids()
+    rows = np.random.default_rng(0).permutation(len(known))[:200]
+    for ids, at in ((known, np.arange(len(known))), ([known[row] for row in rows], rows)):
+        found = Expression(source, pd.Index([*ids, "nowhere"]) if len(ids) == 200 else pd.Index(ids))
+        for gene in found.names[:3]:
+            counts = source.dense(slice(None))[:, source.panel.genes.index(gene)].astype(float)
+            with np.errstate(invalid="ignore"):
+                wanted = np.log1p(1000 * counts / source.total_counts)[at]
+            np.testing.assert_allclose(found.column(gene)[: len(at)], wanted, rtol=1e-5)
+            assert np.isnan(found.column(gene)[len(at) :]).all()
+
+
 def test_one_class_can_be_shown_alone(app, scene):
     chosen = scene.colouring("c0")
     value = chosen.names.index("V1") + 1
@@ -532,6 +572,35 @@ def test_numbers_keep_their_order_and_gaps():
     flat = colouring.numbers("x", np.ones(4))
     assert flat.low < 1 < flat.high
     assert colouring.numbers("x", np.full(3, np.nan)).values.tolist() == [0, 0, 0]
+
+
+def test_angles_come_round_and_stay_apart_for_all_eyes():
+    """0 and the period have one colour; a quarter turn is far from its opposite in normal and colour-blind sight."""
+    values = np.array([0.0, 179.9, 180.0, -0.1, 45.0, 135.0, np.nan, 90.0])
+    found = colouring.angles("x", values, period_deg=180.0)
+    assert found.values[0] == found.values[2]
+    assert found.values[1] == found.values[3]
+    assert found.values[6] == 0
+    colours = found.palette[found.values].astype(float)
+    assert np.abs(colours[0] - colours[1]).max() < 8
+    ring = found.palette[1:].astype(float) / 255
+    assert np.abs(np.diff(ring, axis=0, append=ring[:1])).max() < 0.05
+    deuteranope = np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]])
+    protanope = np.array([[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]])
+    for sight in (np.eye(3), deuteranope, protanope):
+        seen = np.clip(ring**2.2 @ sight.T, 0, 1) ** (1 / 2.2)
+        assert np.linalg.norm(seen - np.roll(seen, 128, axis=0), axis=1).min() > 0.35
+
+
+def test_a_rare_gene_is_not_flattened():
+    values = np.zeros(10_000, np.float32)
+    values[:20] = np.linspace(1, 3, 20)
+    found = colouring.expression("gene X", values, unit="log")
+    assert found.low == 0
+    assert 2.9 < found.high <= 3
+    assert found.values[-1] == 1
+    assert found.values[10] > 100
+    assert "0.2%" in found.about
 
 
 def test_free_colours_survive_their_steps():

@@ -114,8 +114,8 @@ def test_the_finest_pixels_are_those_of_the_section(page, seen):
 def _drawn(sheet, level: int, corner: tuple[int, int], side: int) -> np.ndarray:
     """Spots of a section's places, added up one by one: the picture that its tiles are parts of."""
     um, density = sheet.pyramid.pixel_um(level), sheet.density
-    top = density._darkest(sheet.pyramid, level, density._body_um)
-    sigma = max(density._body_um / um, 0.5)
+    top = density._darkest(sheet.pyramid, level, density.body_um)
+    sigma = max(density.body_um / um, 0.5)
     y, x = (np.arange(side) + start for start in corner)
     total = np.zeros((side, side))
     reach = np.arange(-int(4 * sigma + 0.5), int(4 * sigma + 0.5) + 1)

@@ -199,7 +199,7 @@ function count(text: string): void {
 let moreTurn = 0;
 /** Points of what is seen beyond those that are held, when it is a part of the plane. */
 async function more(): Promise<void> {
-  if (scene.rows <= scatter.loaded) return;
+  if (!scatter.loaded || scene.rows <= scatter.loaded) return;
   const turn = ++moreTurn;
   const [x0, y0, x1, y1] = scatter.bounds();
   if (x1 - x0 > 40_000) { scatter.setMore(null); return; }
@@ -236,12 +236,16 @@ async function openRun(): Promise<void> {
   const [x0, y0, x1, y1] = scene.frame;
   const [cx, cy, half] = state.plane ?? [(x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2];
   scatter.view = { cx, cy, half };
-  scatter.setPoints(new Uint16Array(await bytes(`r/${state.run}/points/0`)));
   if (!state.section) state.section = busiest();
   // the strip takes its room before a view is restored, so that the view keeps its size
   $("strip").hidden = !(state.query && state.place >= 0);
-  await openSection(state.view);
-  await colour();
+  // all at once: the first picture waits for nothing but its own parts
+  await Promise.all([
+    bytes(`r/${state.run}/points/0`).then((found) => scatter.setPoints(new Uint16Array(found))),
+    openSection(state.view),
+    colour(),
+  ]);
+  await more();
   card($("card"), scene, state.run, null, { find: () => undefined, all: false });
   if (state.outline.length) await outline(state.outline);
   if (state.place >= scene.rows) state.place = -1;

@@ -316,7 +316,7 @@ export class SectionView {
     }
     const long = nice(110 * um);
     line.style.width = `${long / um}px`;
-    words.textContent = long >= 10_000 ? `${(long / 1000).toLocaleString("en")} mm` : `${long.toLocaleString("en")} µm`;
+    words.textContent = long >= 1000 ? `${(long / 1000).toLocaleString("en")} mm` : `${long.toLocaleString("en")} µm`;
   }
 }
 

@@ -66,8 +66,9 @@ class Alike:
             self._length[start : start + _BLOCK] = 1.0 if held else length
             if held:
                 self._x[start : start + _BLOCK] = x / length[:, None]
+        self._scratch: NDArray[np.float32] | None = None
         self._kept: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock, self._turn = threading.Lock(), threading.Lock()
 
     @property
     def nbytes(self) -> int:
@@ -93,7 +94,7 @@ class Alike:
         return found
 
     def find(self, row: int, *, k: int, exclude_mm: float = 0.0, among: Among = "all", apart: bool = False) -> Found:
-        """Rows most like one.
+        """Rows most like one; of many who ask at once each waits for its turn, so that tiles and memory do not suffer.
 
         Parameters
         ----------
@@ -107,6 +108,10 @@ class Alike:
             Also leave out what lies within ``exclude_mm`` of a better one on the same brain: different places instead
             of ten patches of one.
         """
+        with self._turn:
+            return self._find(row, k, exclude_mm, among, apart)
+
+    def _find(self, row: int, k: int, exclude_mm: float, among: Among, apart: bool) -> Found:  # noqa: FBT001
         cosine, n = self.cosine(row), len(self._length)
         allowed = np.ones(n, bool)
         if among == "brains":
@@ -121,9 +126,12 @@ class Alike:
         keep = min(_LOOKED if apart else k, int(np.count_nonzero(allowed)))
         if not keep:
             return Found(np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.float32))
-        # values are partitioned much faster than their indices
-        ranked = np.where(allowed, cosine, np.float32(-np.inf))
-        top = np.flatnonzero(ranked >= np.partition(ranked, n - keep)[n - keep])
+        # values are partitioned much faster than their indices, and in the same memory every time
+        ranked = self._scratch = np.empty(n, np.float32) if self._scratch is None else self._scratch
+        np.copyto(ranked, cosine)
+        ranked[~allowed] = -np.inf
+        ranked.partition(n - keep)
+        top = np.flatnonzero((cosine >= ranked[n - keep]) & allowed)
         best = top[np.lexsort((top, -cosine[top]))][:keep]
         if apart and exclude_mm > 0:
             best = self._thinned(best, k, exclude_mm)

@@ -28,7 +28,7 @@ from brodmann.tasks._score import Score
 from brodmann.viewer import colouring, plane
 from brodmann.viewer.alike import Alike
 from brodmann.viewer.colouring import Colouring
-from brodmann.viewer.tiles import Absent, Density, Pyramid
+from brodmann.viewer.tiles import Absent, Density, Drawn, Pyramid, spot_um
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -68,16 +68,16 @@ class Sheet:
     def plain(self) -> dict[str, Any]:
         """What the page needs of it; ``grid`` holds places (mm) of a regular grid of corners, row by row."""
         pyramid, known = self.pyramid, labels.scaled(self.picture)
-        grid = self._grid()
         width, height = pyramid.size
         return {
             "id": self.picture.id, "subject": self.picture.subject, "rows": len(self.rows), "width": width,
             "height": height, "deepest": pyramid.deepest, "pixel_um": pyramid.finest_um, "scaled": known,
-            "reach_um": self.reach_um, "side": len(grid), "grid": grid.round(5).tolist(),
+            "reach_um": self.reach_um, "side": len(self.grid), "grid": self.grid.round(5).tolist(),
             "drawn": self.density is not None,
         }  # fmt: skip
 
-    def _grid(self) -> NDArray[np.float64]:
+    @cached_property
+    def grid(self) -> NDArray[np.float64]:
         """Places over the picture, (side, side, 3) mm: of its corners if the map is affine, else of a grid of 17."""
         width, height = (side * self.pyramid.finest_um for side in self.pyramid.size)
 
@@ -167,8 +167,8 @@ class Scene:
             if not len(rows):
                 continue
             xy, subject = places[rows], str(obs["subject"].iloc[rows[0]])
-            picture = pictures.get(name) or _Drawn(name, subject, xy, xyz[rows])
-            drawn = isinstance(picture, Dots | _Drawn)
+            picture = pictures.get(name) or Drawn(name, subject, xy, xyz[rows])
+            drawn = isinstance(picture, Dots | Drawn)
             spacing = labels.spacing_um(xy)
             longer = max(picture.width_um, picture.height_um)
             finest = max(min(spacing / 24, longer / 4096), 1e-3) if drawn else float(picture.native_um)
@@ -177,7 +177,9 @@ class Scene:
             if drawn:
                 # where the unit is not known, a spot is as large as its neighbours leave room for
                 density = Density(xy, body_um=BODY_UM if labels.scaled(picture) else 0.4 * spacing)
-            made.append(Sheet(picture, rows, xy, pyramid, visible_reach_um(xy, picture), density))
+            reach = visible_reach_um(xy, picture)
+            reach = reach if density is None else min(reach, spot_um(len(rows), density.body_um, longer))
+            made.append(Sheet(picture, rows, xy, pyramid, reach, density))
         return sorted(made, key=lambda one: [colour_of.natural(name) for name in (one.picture.subject, one.picture.id)])
 
     @cached_property
@@ -384,14 +386,6 @@ class Scene:
         rows = self.obs.memory_usage(deep=False).sum() + self.xyz.nbytes + self.row_of.nbytes + self.rank_of.nbytes
         searched = self.alike.nbytes if "alike" in self.__dict__ else 0
         return int(cast("Any", self.table.X).nbytes + rows + kept + searched)
-
-
-class _Drawn(Dots):
-    """A section of which nothing but the places of its samples is known."""
-
-    @property
-    def _xy(self) -> NDArray[np.float64]:  # type: ignore[override]
-        return np.asarray(self._plane, np.float64)
 
 
 def _said(value: Any) -> str:

@@ -73,7 +73,8 @@ def opened(paths: Sequence[str | Path], token: str, say: Say) -> Any:
     for scene in scenes:
         say(f"{scene.name}: laying out {scene.n:,} rows")
         # now, and not while the first page waits for it, nor in two threads at once
-        _ = scene.plane, scene.alike, scene.window
+        _ = scene.plane, scene.alike, scene.window, scene.colouring(next(iter(scene.colourings)))
+        _ = [sheet.grid for sheet in scene.sheets]
         say(f"{scene.name}: {scene.n:,} rows on {len(scene.sheets)} sections, {size(scene.nbytes())}")
         for remark in scene.remarks:
             say(f"{scene.name}: {remark}")

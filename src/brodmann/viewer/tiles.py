@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from brodmann.dots import BODY_UM
+from brodmann.dots import BODY_UM, Dots
 from brodmann.maps.raster import edges, raster
 
 TILE = 256
@@ -22,6 +22,8 @@ OVERLAP = 1
 _WHOLE = 1024
 """Levels up to this side are cut from one overview: their tiles would each read most of the section."""
 _DEEPEST = 24
+_SINGLE = 500
+"""Samples below which a section without an image is drawn as single spots."""
 
 
 class Absent(LookupError):
@@ -92,6 +94,23 @@ def stain(section: Any, pyramid: Pyramid, level: int, column: int, row: int) -> 
     return section.crop(x, y, size_px=size, pixel_um=pixel)[:, :height, :width]
 
 
+class Drawn(Dots):
+    """A section of which nothing but the places of its samples is known."""
+
+    @property
+    def _xy(self) -> NDArray[np.float64]:  # type: ignore[override]
+        return np.asarray(self._plane, np.float64)
+
+
+def spot_um(samples: int, body_um: float, longer_um: float) -> float:
+    """How far (um) the colour of a sample may reach on a section that is drawn from its samples.
+
+    A few neurons are single things, not samples of an area: they get spots that can be seen, and the tissue between
+    them no colour.
+    """
+    return math.inf if samples >= _SINGLE else max(2.2 * body_um, 0.014 * longer_um)
+
+
 class Density:
     """Cells or neurons drawn as spots, in one tone over all tiles of a level; dark on white.
 
@@ -104,14 +123,14 @@ class Density:
     """
 
     def __init__(self, xy_um: NDArray[np.floating], *, body_um: float = BODY_UM) -> None:
-        self._xy, self._body_um = np.asarray(xy_um, np.float64), body_um
+        self._xy, self.body_um = np.asarray(xy_um, np.float64), body_um
         self._top: dict[int, float] = {}
         self._lock = threading.Lock()
 
     def tile(self, pyramid: Pyramid, level: int, column: int, row: int) -> NDArray[np.uint8]:
         """Picture under a tile, (1, h, w) uint8; the 99th percentile of where anything lies is the darkest."""
         left, top, width, height = _window(pyramid, level, column, row)
-        pixel, body = pyramid.pixel_um(level), self._body_um
+        pixel, body = pyramid.pixel_um(level), self.body_um
         drawn = _spots(self._xy, left, top, width, height, pixel, body)
         darkest = self._darkest(pyramid, level, body)
         return (255 - 215 * np.clip(drawn / darkest, 0, 1)).astype(np.uint8)[None]
@@ -175,7 +194,8 @@ def colours(
     values : (n,)
         Rows of ``palette``; 0 stays clear.
     outlined : bool
-        Draw borders between different values darker, so that colour is not the only cue.
+        Draw borders between different values darker, so that colour is not the only cue; not where neighbours mostly
+        differ, as types of single cells do: lines around each would hide their colours.
     """
     left, top, width, height = _window(pyramid, level, column, row)
     pixel = pyramid.pixel_um(level)
@@ -187,10 +207,25 @@ def colours(
     found = raster(shifted[near], values[near].astype(np.int64), shape, pixel_um=pixel, reach_um=reach)
     inner = (slice(1, -1), slice(1, -1))
     rgba = np.dstack([palette[found[inner]], np.where(found[inner] > 0, 255, 0).astype(np.uint8)])
-    if outlined:
+    if outlined and not mixed(xy_um, values):
         border = edges(found)[inner]
         rgba[border, :3] = (rgba[border, :3] * 0.55).astype(np.uint8)
     return np.ascontiguousarray(rgba)
+
+
+def mixed(xy_um: NDArray[np.float64], values: NDArray[np.uint16]) -> bool:
+    """Whether most neighbours on a section differ; judged on a strip of up to 4,000 samples through its middle."""
+    from scipy import spatial
+
+    n = len(xy_um)
+    if n < 2:
+        return False
+    low, high = max(0, n // 2 - 2000), min(n, n // 2 + 2000)
+    strip = np.argpartition(xy_um[:, 0], (low, high - 1))[low:high]
+    nearest = cast("Any", spatial).cKDTree(xy_um[strip]).query(xy_um[strip], k=2)[1]
+    beside = values[strip][nearest]
+    known = (beside > 0).all(1)
+    return bool(known.any() and (beside[known, 0] != beside[known, 1]).mean() > 0.5)
 
 
 def _window(pyramid: Pyramid, level: int, column: int, row: int) -> tuple[int, int, int, int]:
