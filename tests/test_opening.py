@@ -45,3 +45,11 @@ def test_what_also_holds_its_own_data_is_not_sent_away(tmp_path):
     with pytest.raises(BrodmannError) as caught:
         opening.open_source(verbs.recipe("patches-tiny"), tmp_path / "absent")
     assert "take a recipe" not in str(caught.value)
+
+
+def test_folders_of_trials_are_recordings(tmp_path):
+    for part in ("data", "meta"):
+        (tmp_path / "set" / "mouse" / part).mkdir(parents=True)
+    for folder in ("set", "set/mouse"):
+        with pytest.raises(Refused, match="neurons-tiny"):
+            opening.open_source(verbs.recipe("patches-tiny"), tmp_path / folder)

@@ -517,19 +517,3 @@ def test_the_form_for_a_data_set_opens_what_it_describes(tmp_path):
     assert (found.space.name, found.skipped) == ("unregistered", [])
     with pytest.raises(Refused, match="none of them"):
         _template.open(Path(__file__).parent)
-
-
-@pytest.mark.parametrize(
-    ("name", "folder", "said"),
-    [("a.h5ad", False, "cells-tiny"), ("a.nwb", False, "neurons-tiny"), ("data/responses", True, "neurons-tiny")],
-)
-def test_data_of_another_system_are_named(tmp_path: Path, name: str, folder: bool, said: str) -> None:
-    path = tmp_path / "set" / "mouse" / name if folder else tmp_path / "set" / name
-    (path if folder else path.parent).mkdir(parents=True)
-    if not folder:
-        path.write_bytes(b"another kind of file")
-    with pytest.raises(Refused, match=said):
-        readers.read(tmp_path / "set")
-    if folder:
-        with pytest.raises(Refused, match=said):
-            readers.read(tmp_path / "set" / "mouse")

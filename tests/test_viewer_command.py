@@ -30,12 +30,17 @@ def run(tmp_path_factory):
     return planted.make(tmp_path_factory.mktemp("command"))
 
 
+def _hear_ctrl_c() -> None:
+    """A shell's background jobs are started deaf to it, and pass that on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def started(*words: object) -> subprocess.Popen[str]:
     found = shutil.which("brodmann", path=str(Path(sys.executable).parent))
     command = [found] if found else [sys.executable, "-m", "brodmann.cli"]
     return subprocess.Popen(
         [*command, "view", *map(str, words), "--no-browser"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, env={**os.environ, "COLUMNS": "200"},
+        text=True, env={**os.environ, "COLUMNS": "200"}, preexec_fn=_hear_ctrl_c,
     )  # fmt: skip
 
 
