@@ -8,6 +8,7 @@ n rows, p components, B brains.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -86,7 +87,7 @@ def new_areas(
     Usage
         No such column.
     Refused
-        No area has rows enough in two brains; features or places that are not finite.
+        No area has rows enough in two brains; features or places that are not finite; brains without a common space.
     """
     obs = _rows.places(table)
     if known not in obs:
@@ -144,6 +145,13 @@ class _Tissue:
         obs = _rows.places(table)
         flat = {"u_mm", "v_mm"} <= set(obs.columns)
         where = obs[["u_mm", "v_mm"] if flat else ["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=np.float64)
+        space = cast("Mapping[str, Any]", table.uns.get("space", {})).get("name")
+        if not flat and space == "unregistered":
+            raise Refused(
+                "brains should lie in one space, or on one sheet (u_mm, v_mm).",
+                found="places within each section only.",
+                do="register the sections, or ask `domains` whether regions fall into parts.",
+            )
         if not np.isfinite(where).all():
             raise Refused("places should be finite.", found="some that are not.", do="drop those rows.")
         self.seed, self.brain = seed, _rows.numbers(obs["subject"])[0]
