@@ -149,13 +149,14 @@ def test_networks_of_place_alone_change_nothing_else(source, points) -> None:
     there = pd.concat([s.points.assign(subject=s.subject) for s in other.sections], ignore_index=True)
     pd.testing.assert_frame_equal(there.drop(columns="network"), points.drop(columns="network"))
     assert (there.network != points.network).mean() > 0.3
-    # at the borders of areas they change no more often than elsewhere
+    # they change at the borders of areas hardly more often than elsewhere; those that follow areas do
     change = (there.network != there.network.shift()) & (there.subject == there.subject.shift())
     area = (there.area != there.area.shift()) & (there.subject == there.subject.shift())
     followed = (points.network != points.network.shift()) & (points.subject == points.subject.shift())
     near = area.rolling(9, center=True, min_periods=1).max() > 0
-    assert change[near].mean() < 1.6 * change[~near].mean()
     assert followed[near].mean() > 2 * followed[~near].mean()
+    ratio, beside = (one[near].mean() / one[~near].mean() for one in (change, followed))
+    assert ratio < 0.75 * beside
     assert phantom.sections(brains=2, sections_per_brain=6, networks="areas").fingerprint == source.fingerprint
     assert other.fingerprint != source.fingerprint
     with pytest.raises(Usage, match="one of areas, place"):
