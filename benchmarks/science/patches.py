@@ -218,7 +218,8 @@ def novelty(cell: Cell) -> list[Row]:
     merged = {"+".join(pair): [pair] for pair in TWINS} | {"all pairs": list(TWINS)}
     for features in ("SpatialNCE", "statistics"):
         if features != "SpatialNCE":
-            table.X = np.asarray(table.obsm[f"baseline_{features}"], np.float32)
+            other = np.asarray(table.obsm[f"baseline_{features}"], np.float32)
+            table = ad.AnnData(X=other, obs=table.obs, uns=table.uns)
         for what, pairs in merged.items():
             known = area.astype(object)
             for pair in pairs:
@@ -236,8 +237,8 @@ def novelty(cell: Cell) -> list[Row]:
                     found.append(row("C6", f"{name}: ARI, {where}", *ends, about))
                 found.append(row("C6", f"{name}: found", new, np.nan, np.nan, about))
             if len(pairs) == 1:
-                other = said.regions.drop(index="+".join(pairs[0]))["new"]
-                found.append(share(f"{features}, {what} merged: other areas called split", other, table))
+                rest = said.regions.drop(index="+".join(pairs[0]))["new"]
+                found.append(share(f"{features}, {what} merged: other areas called split", rest, table))
         alone = novelty_task.new_areas(table, "area", seed=cell.seed).regions
         found.append(share(f"{features}: uniform areas called split", alone["new"], table))
         found.append(share(f"{features}: uniform areas, step p <= 0.05", alone["p_step"] <= 0.05, table))

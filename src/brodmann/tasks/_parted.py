@@ -131,8 +131,8 @@ def parted(area: Area, *, seed: int, unless: float = 1.0) -> Parted | None:
 
     For each brain in turn, all others tell in which direction of feature space two parts differ. Every other section of
     the brain then draws the border, and the sections between, which share no tissue with these, say whether rows change
-    by a step there, beyond smooth change; and the other way round. Where the parts lie is compared between
-    brains: nothing until then knew of their places in the common space.
+    by a step there, beyond smooth change; and the other way round. Where the parts lie is compared between brains:
+    nothing until then knew of their places in the common space.
 
     Parameters
     ----------
