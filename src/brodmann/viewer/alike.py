@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BLOCK = 65_536
+_VALUES = 1 << 23
+"""Values that are converted at once."""
 _HELD_BYTES = 512 << 20
 """Features of up to so many bytes are held as float32 of unit length; larger ones are converted at each search."""
 _KEPT = 4
@@ -83,8 +85,10 @@ class Alike:
                 return self._kept[row]
         query = np.asarray(self._x[row], np.float32) / self._length[row]
         found = np.empty(len(self._length), np.float32)
-        for start in range(0, len(found), _BLOCK):
-            found[start : start + _BLOCK] = np.asarray(self._x[start : start + _BLOCK], np.float32) @ query
+        # few large steps: between steps a thread waits for its turn with all the others
+        block = len(found) if self._held else max(_BLOCK, _VALUES // self._x.shape[1])
+        for start in range(0, len(found), block):
+            np.dot(np.asarray(self._x[start : start + block], np.float32), query, out=found[start : start + block])
         if not self._held:
             found /= self._length
         with self._lock:
