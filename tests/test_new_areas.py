@@ -115,6 +115,14 @@ def test_uniform_areas_are_not_split_and_chances_are_chances():
     assert every["p"].median() > 0.2
 
 
+def test_rows_that_drew_a_border_do_not_judge_it():
+    """In tissue of noise alone a line drawn by some rows means nothing to the others; to themselves it would."""
+    areas = pd.concat([new_areas(patches(seed, planted=0, own=0, level=0), "known").regions for seed in range(4)])
+    steps = areas["step"].dropna() / areas["error"].dropna()
+    assert len(steps) >= 8
+    assert abs(steps.mean()) < 1
+
+
 def test_a_slope_that_brains_share_is_no_border():
     found = new_areas(patches(planted=0, slope=4, own=0.3), "known").regions
     # brains agree where the clusters meet, and yet nothing happens there
