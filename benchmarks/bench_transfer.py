@@ -108,7 +108,7 @@ def main() -> None:
     for seed in asked.seeds:
         own = bm.recipe(asked.recipe, {"fit.steps": asked.own_steps, **values, "seed": seed})
         core = asked.out / f"core-{seed}"
-        if "foundation" in asked.methods:
+        if {"foundation", "tuned"} & set(asked.methods):
             recipe = bm.recipe(asked.recipe, {"fit.steps": asked.steps, **values, "seed": seed})
             verbs.fit(recipe, chosen(large, known), core)
             if asked.again:
@@ -128,7 +128,7 @@ def main() -> None:
                         found = (
                             foundation(core, source, target, minutes)
                             if method == "foundation"
-                            else individual(own, asked.out, source, target, minutes)
+                            else individual(own, asked.out, source, target, minutes, core=core, method=method)
                         )
                         np.savez_compressed(kept, cpu_s=time.process_time() - begun, **found)
                     with np.load(kept) as found:
@@ -163,13 +163,18 @@ def foundation(core: Path, source: Source, target: int, minutes: float) -> dict[
     return judged(model, model.suit(samples))
 
 
-def individual(recipe: Any, out: Path, source: Source, target: int, minutes: float) -> dict[str, np.ndarray]:
-    """A network of the target's own, from the same minutes."""
+def individual(
+    recipe: Any, out: Path, source: Source, target: int, minutes: float, *, core: Path, method: str
+) -> dict[str, np.ndarray]:
+    """A network of the target's own, from the same minutes; ``tuned`` begins with the core's weights."""
     plan = dataclasses.replace(recipe.fit, **LOOKS)
+    start = core if method == "tuned" else None
+    if start:
+        plan = dataclasses.replace(plan, lr=plan.lr / 2)
     own = dataclasses.replace(recipe, fit=plan)
     data = limited(chosen(source, [target]), minutes, judged=True)
-    folder = out / f"own-{recipe.seed}-{target}-{minutes:g}"
-    verbs.fit(own, data, folder, quiet=True)
+    folder = out / f"{'tuned' if start else 'own'}-{recipe.seed}-{target}-{minutes:g}"
+    verbs.fit(own, data, folder, start=start, quiet=True)
     _, model = verbs.trained(verbs.load(folder))
     # the readouts are solved on all of the minutes, as the foundation's are
     samples = model.suit(NeuronSamples(limited(chosen(source, [target]), minutes, judged=False), own))

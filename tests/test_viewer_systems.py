@@ -17,11 +17,17 @@ from viewing import Served, browser, lasso, look, shot, spot, until
 __all__ = ["browser"]
 pytestmark = viewing.needs_chromium
 
-KINDS = """(() => { const kinds = window.kinds = new Set(), get = HTMLCanvasElement.prototype.getContext;
+CONTEXTS = """(() => { const made = window.made = {}, get = HTMLCanvasElement.prototype.getContext;
 HTMLCanvasElement.prototype.getContext = function (kind, ...more) {
-  kinds.add(kind);
-  return get.call(this, kind, ...more);
+  const context = get.call(this, kind, ...more);
+  if (context) made[kind] = context;
+  return context;
 }; })()"""
+WITHOUT = """(() => { const get = HTMLCanvasElement.prototype.getContext;
+HTMLCanvasElement.prototype.getContext = function (kind, ...more) {
+  return kind.startsWith("webgl") ? null : get.call(this, kind, ...more);
+}; })()"""
+BY = "document.getElementById('plane').dataset.by"
 COLOURED = {
     "patches": ["area", "thickness_mm", "features"],
     "cells": ["type", "domain", "gene Pha0001"],
@@ -48,7 +54,15 @@ def seen(request, tmp_path_factory):
 @pytest.fixture
 def page(browser, seen):
     with viewing.opened(browser, seen[3].url) as one:
-        one.add_init_script(KINDS)
+        one.add_init_script(CONTEXTS)
+        yield one
+
+
+@pytest.fixture
+def plain(browser, seen):
+    """A page in a browser without WebGL."""
+    with viewing.opened(browser, seen[3].url) as one:
+        one.add_init_script(WITHOUT)
         yield one
 
 
@@ -69,19 +83,44 @@ def clear(page, sheet, left: int, top: int, level: int) -> tuple[np.ndarray, tup
     return seen, (rows, columns)
 
 
-def test_it_opens_without_webgl_and_draws(page, seen):
-    """Every canvas is a plain one: nothing depends on a graphics card, and no code is made from text."""
+def test_it_opens_with_webgl2_and_draws(page, seen):
     _, planted, scene, served = seen
     look(page, served.url)
-    assert page.evaluate("[...window.kinds]") == ["2d"]
+    assert page.evaluate("window.made.webgl2 instanceof WebGL2RenderingContext && !window.made.webgl2.isContextLost()")
+    assert page.evaluate(BY) == "graphics"
     assert page.title() == f"{planted.path.name} – Brodmann"
     assert shot(page, "#plane").std() > 3
     assert shot(page, "#osd").std() > 3
     assert int(page.get_attribute("#plane", "data-drawn")) == scene.n
-    page.locator("#colour").select_option("note")
-    until(page, "document.querySelector('#legend h2').textContent === 'note'")
-    assert page.locator("#legend .name").all_text_contents() == sorted([systemruns.EVIL, "plain"])
-    assert page.title() == f"{planted.path.name} – Brodmann"
+
+
+def test_the_processor_draws_the_same_plane_where_there_is_no_webgl(page, plain, seen):
+    """Overlapping points, and those of a lasso before the others: within rounding of what the graphics card draws."""
+    _, planted, scene, served = seen
+    mine = scene.obs["id"].astype(str).isin(planted.cluster).to_numpy()
+    pictures = []
+    for one in (page, plain):
+        look(one, served.url)
+        shots = [shot(one, "#plane")]
+        lasso(one, scene, mine[scene.row_of])
+        one.wait_for_selector("#clear:not([hidden])")
+        one.wait_for_timeout(400)
+        pictures.append([*shots, shot(one, "#plane")])
+    assert page.evaluate(BY) == "graphics"
+    assert plain.evaluate(BY) == "processor"
+    for card, processor in zip(*pictures, strict=True):
+        apart = np.abs(card - processor).max(-1)
+        assert apart.max() <= 8
+        assert (apart > 2).mean() < 0.01  # faint points, many on one another, round apart
+    assert np.abs(pictures[0][0] - pictures[0][1]).max() > 40
+
+
+def test_a_lost_graphics_card_is_made_up_for(page, seen):
+    look(page, seen[3].url)
+    before = shot(page, "#plane")
+    page.evaluate("window.made.webgl2.getExtension('WEBGL_lose_context').loseContext()")
+    until(page, f"{BY} === 'processor'")
+    assert np.abs(shot(page, "#plane") - before).max() <= 8
 
 
 def test_the_finest_pixels_are_those_of_the_section(page, seen):

@@ -1,10 +1,10 @@
-// The features as a plane: points drawn into pixels by the processor, the same on every machine, without WebGL and
-// without generated code, so that the page can forbid it.
+// The features as a plane: what is seen of it, and what the mouse and the keys do there.
 
 import type { Ranks, Within } from "./api";
+import { Graphics } from "./graphics";
+import { type Layer, Pixels, type Points } from "./pixels";
 
-const MOVING = 300_000; // points drawn while the plane moves
-const STAMPS = 40_000; // points up to which each is a smooth disc
+const MOVING = 300_000; // points drawn while the plane moves, without a graphics card
 
 export interface Seen { cx: number; cy: number; half: number }
 
@@ -25,14 +25,15 @@ export class Scatter {
   private found: { x: number; y: number }[] = [];
   private outline: number[][] = [];
   private drawing: number[][] | null = null;
-  private pixels: ImageData | null = null;
   private frame = 0;
   private still = 0;
   private moving = false;
   private readonly draws: CanvasRenderingContext2D;
+  private points: Points;
 
   constructor(readonly canvas: HTMLCanvasElement) {
     this.draws = canvas.getContext("2d", { willReadFrequently: false }) as CanvasRenderingContext2D;
+    this.points = Graphics.begin(() => { this.points = new Pixels(); this.redraw(); }) ?? new Pixels();
     new ResizeObserver(() => this.redraw()).observe(canvas);
     canvas.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
     canvas.addEventListener("pointerdown", (event) => this.down(event));
@@ -184,46 +185,32 @@ export class Scatter {
     const width = Math.max(1, Math.round(this.canvas.clientWidth * ratio));
     const height = Math.max(1, Math.round(this.canvas.clientHeight * ratio));
     if (this.canvas.width !== width || this.canvas.height !== height) {
-      this.canvas.width = width; this.canvas.height = height; this.pixels = null;
+      this.canvas.width = width; this.canvas.height = height;
     }
-    this.pixels ??= this.draws.createImageData(width, height);
-    const ground = shade(getComputedStyle(this.canvas).getPropertyValue("--stage"));
-    const data = new Uint32Array(this.pixels.data.buffer);
-    data.fill(ground);
-    const [x0, y0, x1, y1] = this.bounds();
-    const kx = width / (x1 - x0), ky = height / (y1 - y0);
     const known = Math.min(this.loaded, this.values.length);
-    const drawn = this.moving ? Math.min(known, MOVING) : known;
-    const seen = drawn + (this.more && !this.moving ? this.more.ranks.length : 0);
+    const drawn = this.moving && !this.points.fast ? Math.min(known, MOVING) : known;
+    const layers: Layer[] = [{ xy: this.xy, values: this.values, ranks: null, count: drawn }];
+    if (this.more && !this.moving) layers.push({ ...this.more, count: this.more.ranks.length });
+    const seen = layers.reduce((sum, one) => sum + one.count, 0);
+    const [x0, y0, x1, y1] = this.bounds();
     const share = Math.min(1, ((x1 - x0) * (y1 - y0)) / 65535 ** 2);
     const around = Math.max(1, seen * share);
-    // points shrink as they become many; a small table is drawn with discs that a projector shows
-    const radius = Math.max(0.5, Math.min(4.2, 110 / Math.sqrt(around))) * ratio;
-    const strength = around > 200_000 ? 0.55 : around > STAMPS ? 0.75 : 0.92;
-    const paint = radius > 0.75 * ratio ? disc(radius) : square(Math.max(1, Math.round(radius * 2)));
-    const marked = this.chosen !== null || this.only > 0;
-    for (const front of marked ? [false, true] : [true]) {
-      const put = (xy: Uint16Array, values: Uint16Array, count: number, ranks: Uint32Array | null): void => {
-        for (let i = 0; i < count; i++) {
-          const x = ((xy[2 * i] as number) - x0) * kx, y = ((xy[2 * i + 1] as number) - y0) * ky;
-          if (x < -8 || y < -8 || x >= width + 8 || y >= height + 8) continue;
-          const value = values[i] as number;
-          if (marked) {
-            const mine = (!this.chosen || this.chosen.has(ranks ? (ranks[i] as number) : i)) && (!this.only || value === this.only);
-            if (mine !== front) continue;
-          }
-          const colour = this.palette[value] ?? 0xff888888;
-          stamp(data, width, height, x, y, paint, colour, front ? (value ? strength : strength * 0.4) : 0.1);
-        }
-      };
-      put(this.xy, this.values, drawn, null);
-      if (this.more && !this.moving) put(this.more.xy, this.more.values, this.more.ranks.length, this.more.ranks);
-    }
-    this.draws.putImageData(this.pixels, 0, 0);
+    this.points.draw(this.draws, layers, {
+      bounds: [x0, y0, x1, y1],
+      ground: shade(getComputedStyle(this.canvas).getPropertyValue("--stage")),
+      // points shrink as they become many; a small table is drawn with discs that a projector shows
+      radius: Math.max(0.5, Math.min(4.2, 110 / Math.sqrt(around))) * ratio,
+      round: Math.min(4.2, 110 / Math.sqrt(around)) > 0.75,
+      strength: around > 200_000 ? 0.55 : around > 40_000 ? 0.75 : 0.92,
+      palette: this.palette,
+      only: this.only,
+      chosen: this.chosen,
+    });
     this.draws.setTransform(ratio, 0, 0, ratio, 0, 0);
     this.annotate();
     this.draws.setTransform(1, 0, 0, 1, 0, 0);
     this.canvas.dataset["drawn"] = String(seen);
+    this.canvas.dataset["by"] = this.points.name;
   }
 
   private annotate(): void {
@@ -256,49 +243,6 @@ export function ring(draws: CanvasRenderingContext2D, x: number, y: number, radi
     draws.lineWidth = width;
     draws.strokeStyle = tone;
     draws.stroke();
-  }
-}
-
-interface Stamp { side: number; cover: Float32Array }
-
-const stamps = new Map<number, Stamp>();
-
-function disc(radius: number): Stamp {
-  const key = Math.round(radius * 4);
-  const known = stamps.get(key);
-  if (known) return known;
-  const r = key / 4, side = 2 * Math.ceil(r + 0.5) + 1, middle = (side - 1) / 2;
-  const cover = new Float32Array(side * side);
-  for (let y = 0; y < side; y++)
-    for (let x = 0; x < side; x++)
-      cover[y * side + x] = Math.max(0, Math.min(1, r + 0.5 - Math.hypot(x - middle, y - middle)));
-  const made = { side, cover };
-  stamps.set(key, made);
-  return made;
-}
-
-function square(side: number): Stamp {
-  return { side, cover: new Float32Array(side * side).fill(1) };
-}
-
-/** Blend a stamp into pixels (little-endian RGBA). */
-function stamp(
-  data: Uint32Array, width: number, height: number, x: number, y: number, paint: Stamp, colour: number, strength: number,
-): void {
-  const left = Math.round(x - paint.side / 2), top = Math.round(y - paint.side / 2);
-  const r = colour & 255, g = (colour >> 8) & 255, b = (colour >> 16) & 255;
-  for (let dy = 0; dy < paint.side; dy++) {
-    const row = top + dy;
-    if (row < 0 || row >= height) continue;
-    for (let dx = 0; dx < paint.side; dx++) {
-      const column = left + dx;
-      if (column < 0 || column >= width) continue;
-      const a = (paint.cover[dy * paint.side + dx] as number) * strength;
-      if (a <= 0) continue;
-      const at = row * width + column, under = data[at] as number;
-      const ur = under & 255, ug = (under >> 8) & 255, ub = (under >> 16) & 255;
-      data[at] = (0xff000000 | ((ub + (b - ub) * a) << 16) | ((ug + (g - ug) * a) << 8) | (ur + (r - ur) * a)) >>> 0;
-    }
   }
 }
 
