@@ -69,13 +69,14 @@ class Report:
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.verdict}"]
         lines.extend(f"  {label:<12} {value}" for label, value in self.facts)
-        lines.extend(f"  ! {text}" for text in self.concerns[:8])
+        severity = "error" if self.verdict == "refused" else "warning"
+        shown = [text.replace("\n", "\n" + 15 * " ") for text in self.concerns[:8]]
+        lines.extend(f"  {severity:<12} {text}" for text in shown)
         if len(self.concerns) > 8:
-            lines.append(f"  ! and {len(self.concerns) - 8} more remarks")
-        shown = self.skipped[:8]
-        lines.extend(f"  skipped      {file}: {_short(reason)}" for file, reason in shown)
-        if len(self.skipped) > len(shown):
-            lines.append(f"  skipped      and {len(self.skipped) - len(shown)} more")
+            lines.append(f"  {severity:<12} and {len(self.concerns) - 8} more")
+        lines.extend(f"  skipped      {file}: {_short(reason)}" for file, reason in self.skipped[:8])
+        if len(self.skipped) > 8:
+            lines.append(f"  skipped      and {len(self.skipped) - 8} more")
         return "\n".join(lines)
 
     def picture(self, path: str | Path, *, limit: int = 20) -> Path:

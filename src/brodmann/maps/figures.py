@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -124,7 +125,7 @@ def baselines(
     tones = series_colours(methods)
     rows = [(question, name, group[name]) for question, group in scores.items() for name in methods if name in group]
     with style():
-        figure = canvas(6.6, 0.9 + 0.3 * len(rows) + 0.35 * len(scores))
+        figure = canvas(6.6, 1.1 + 0.3 * len(rows) + 0.35 * len(scores))
         axes = figure.add_subplot()
         y, ticks, labels = 0.0, [], []
         for index, (question, name, (value, low, high)) in enumerate(rows):
@@ -156,7 +157,9 @@ def baselines(
         axes.grid(axis="x")
         finite = [v for _, _, interval in rows for v in interval if np.isfinite(v)]
         axes.set_xlim(min(0.0, *finite), max(finite) + 0.14 * (max(finite) - min(0.0, *finite) or 1))
-        axes.set_xlabel(f"{metric}   (n = {n}; bars: 95 % interval; of a null 5th to 95th percentile)")
+        about = f"n = {n}; bars: 95 % interval; of a null 5th to 95th percentile"
+        # names of methods need room on the left: from the right the words have the whole width
+        axes.set_xlabel(metric + "\n" + textwrap.fill(about, 72), loc="right", multialignment="right")
         axes.set_title(title)
     return figure
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 _BLOCK = 65_536
 _VALUES = 1 << 23
 """Values that are converted at once."""
-_HELD_BYTES = 512 << 20
+_HELD_BYTES = 1 << 30
 """Features of up to so many bytes are held as float32 of unit length; larger ones are converted at each search."""
 _KEPT = 4
 _LOOKED = 4096
