@@ -162,6 +162,22 @@ def test_networks_of_place_alone_change_nothing_else(source, points) -> None:
         phantom.sections(networks="taste")
 
 
+def test_tilted_sections_cut_cortex_at_more_angles(source, points) -> None:
+    other = phantom.sections(brains=2, sections_per_brain=6, tilt_deg=40)
+    there = pd.concat([s.points for s in other.sections], ignore_index=True)
+    assert there.cutting_angle_deg.median() > points.cutting_angle_deg.median() + 6
+    assert there.cutting_angle_deg.between(0, 80).all()
+    assert (there.area.value_counts() > 0).sum() == len(areas.NAMES)
+    assert phantom.sections(brains=2, sections_per_brain=6, tilt_deg=14).fingerprint == source.fingerprint
+    assert other.fingerprint != source.fingerprint
+    # a tilted picture is still the tissue that its table describes
+    section = other.sections[3]
+    known = phantom.truth(section, section.points[["x_um", "y_um"]].to_numpy())
+    assert (known["area"].to_numpy() == section.points.area.to_numpy()).mean() > 0.97
+    with pytest.raises(Usage, match="0 to 45"):
+        phantom.sections(tilt_deg=60)
+
+
 def test_areas_without_gradients_are_uniform() -> None:
     template = Sheet.plant(0)
     one, bare = (grow(template, seed=0, index=0, registration_mm=4.0, gradients=size) for size in (1.0, 0.0))

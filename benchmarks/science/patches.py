@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ from brodmann.tasks._score import Score
 
 RECIPES = {"SpatialNCE": "patches-tiny", "SimCLR": "patches-tiny-simclr"}
 COUNTS = (60, 240, 1000)
+TILT_DEG = 40
 NUMBERS = ("thickness_mm", "curvature", "cutting_angle_deg", "density_L2", "density_L3", "density_L4", "density_L5")
 
 Row = dict[str, Any]
@@ -167,6 +169,22 @@ def numbers(cell: Cell) -> list[Row]:
     return found
 
 
+def angles(cell: Cell) -> list[Row]:
+    """C2: cutting angle of the same brains cut obliquely, which no encoder has seen; usual cuts hardly vary in it."""
+    data = cell.given.phantom + ("," if ":" in cell.given.phantom else ":") + f"tilt_deg={TILT_DEG}"
+    tables: dict[str, ad.AnnData] = {}
+    for kind in RECIPES:
+        cell.table(kind)
+        again = cell.where(f"{kind}, oblique")
+        if not again.exists():
+            shutil.copytree(cell.where(kind), again, ignore=shutil.ignore_patterns("features.zarr"))
+        tables[kind] = verbs.embed(again, data, controls=kind == "SpatialNCE", quiet=True)
+    score = properties_task.properties(
+        tables["SpatialNCE"], "cutting_angle_deg", cell.split, extra_tables={"SimCLR": tables["SimCLR"]}, seed=cell.seed
+    )
+    return rows_of(score, "C2", f"cutting_angle_deg, tilt {TILT_DEG}")
+
+
 def shortcuts(cell: Cell) -> list[Row]:
     """C4: what should not be known; lower is better."""
     others = {"SimCLR": cell.table("SimCLR")}
@@ -263,7 +281,7 @@ def share(name: str, found: Any, table: ad.AnnData) -> Row:
 
 
 PIECES: dict[str, Callable[[Cell], list[Row]]] = {
-    "areas": frozen, "properties": numbers, "shortcuts": shortcuts, "networks": networks,
+    "areas": frozen, "properties": numbers, "angles": angles, "shortcuts": shortcuts, "networks": networks,
     "novelty": novelty, "tuned": tuned,
 }  # fmt: skip
 

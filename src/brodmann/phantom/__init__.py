@@ -34,6 +34,7 @@ def sections(
     cache_mb: float = 1024.0,
     networks: str = "areas",
     gradients: float = 1.0,
+    tilt_deg: float = 14.0,
 ) -> Source:
     """Cell-stained sections of planted brains.
 
@@ -57,6 +58,9 @@ def sections(
         lies. All else is the same.
     gradients : float
         Scales smooth change of cells and thickness within areas; at 0 areas are uniform, and only folds bend them.
+    tilt_deg : float
+        Largest tilt of a brain's section planes in both directions, 0 to 45. Cutting angles have a median of 8 deg at
+        14, and of 19 deg at 40.
 
     Returns
     -------
@@ -66,7 +70,7 @@ def sections(
     Raises
     ------
     Usage
-        If a count or size is not positive, or networks follow something else.
+        If a count or size is not positive, networks follow something else, or sections are tilted too far.
     """
     settings: dict[str, float | str] = {
         "seed": seed, "brains": brains, "sections_per_brain": sections_per_brain, "native_um": native_um,
@@ -77,16 +81,19 @@ def sections(
             raise Usage(f"'{name}' of a phantom should be positive.", found=f"{settings[name]}.", do="give more.")
     if networks not in _NETWORKS:
         raise Usage(f"networks of a phantom should follow one of {', '.join(_NETWORKS)}.", found=f"'{networks}'.")
+    if not 0 <= tilt_deg <= 45:
+        raise Usage("'tilt_deg' of a phantom should be 0 to 45.", found=f"{tilt_deg:g}.")
     # data that were described before there was a choice keep their fingerprint
     settings |= {"networks": networks} if networks != "areas" else {}
     settings |= {"gradients": gradients} if gradients != 1 else {}
+    settings |= {"tilt_deg": tilt_deg} if tilt_deg != 14 else {}
     template, rasters = Sheet.plant(seed), Rasters(cache_mb)
     cut: list[Section] = []
     for index in range(brains):
         brain = grow(
             template, seed=seed, index=index, registration_mm=registration_mm, networks=networks, gradients=gradients
         )
-        for k, plane in enumerate(planes(brain, seed=seed, sections=sections_per_brain)):
+        for k, plane in enumerate(planes(brain, seed=seed, sections=sections_per_brain, tilt_deg=tilt_deg)):
             cut.append(
                 mount(
                     brain, plane, k, seed=seed, native_um=native_um, nuisance=nuisance, rasters=rasters,

@@ -57,10 +57,10 @@ class Plane:
         return (xyz_mm - self.to_mm[:, 2]) @ self.to_mm[:, :2] * 1e6
 
 
-def planes(brain: Brain, *, seed: int, sections: int) -> list[Plane]:
-    """Cut a brain into parallel tilted sections, evenly spaced; each is mounted slightly askew."""
+def planes(brain: Brain, *, seed: int, sections: int, tilt_deg: float = 14.0) -> list[Plane]:
+    """Cut a brain into parallel sections tilted up to ``tilt_deg``, evenly spaced; each is mounted slightly askew."""
     rng = stream(seed, "phantom", brain.name, "planes")
-    yaw, pitch = np.deg2rad(rng.uniform(-14, 14, 2))
+    yaw, pitch = np.deg2rad(rng.uniform(-tilt_deg, tilt_deg, 2))
     offsets = np.linspace(-WIDTH_MM / 2, WIDTH_MM / 2, sections + 2)[1:-1]
     return [
         _plane(brain, stream(seed, "phantom", brain.name, "plane", k), yaw, pitch, o) for k, o in enumerate(offsets)
