@@ -218,6 +218,14 @@ def test_damage_is_named_file_by_file_and_never_sealed_again(sealed):
         Run.load(sealed.path)
 
 
+def test_a_message_names_some_of_many_lost_files():
+    from brodmann.run import _damage
+
+    text = str(_damage(Path("run"), [f"file{k} is missing" for k in range(150)]))
+    assert "file7 is missing; and 142 more." in text
+    assert "file8 " not in text
+
+
 def test_damage_of_the_same_size_is_not_sealed_either(sealed):
     path = sealed.path / "weights" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")

@@ -177,7 +177,7 @@ def angles(cell: Cell) -> list[Row]:
         cell.table(kind)
         again = cell.where(f"{kind}, oblique")
         if not again.exists():
-            shutil.copytree(cell.where(kind), again, ignore=shutil.ignore_patterns("features.zarr"))
+            shutil.copytree(cell.where(kind), again)
         tables[kind] = verbs.embed(again, data, controls=kind == "SpatialNCE", quiet=True)
     score = properties_task.properties(
         tables["SpatialNCE"], "cutting_angle_deg", cell.split, extra_tables={"SimCLR": tables["SimCLR"]}, seed=cell.seed
