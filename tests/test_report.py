@@ -127,7 +127,7 @@ def test_every_number_is_there(tmp_path: Path) -> None:
     for name in ("coordinates only", "untrained", "spatial null", "profile"):
         assert name in seen
     assert "+0.111" in seen, "difference to the coordinates"
-    assert "profile did as well as the features or better" in seen, "a report says what it did not show"
+    assert "no interval tells the features apart from profile" in seen, "a report says what it did not show"
 
 
 def test_headline_and_map_come_first(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_domains_without_the_network_are_not_called_features(tmp_path: Path) -> 
         "scored": "consensus, no network",
         "split": "nothing held out: 4 domains found without labels; mean of 5 seeds",
         "probe": "vote of baselines",
-        "baselines": {"features, k-means": 0.1, "own, k-means": 0.9},
+        "baselines": {"features, k-means": 0.1, "own, k-means": 0.95},
     }
     _, content = written(tmp_path, scores=[score])
     first, seen = content[: content.index("<main>")], " ".join(Reader(content).words)
@@ -331,6 +331,29 @@ def test_chromium_shows_the_page_and_no_canary(tmp_path: Path) -> None:
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
     assert (np.abs(pixels.astype(int) - [99, 99, 99]).max(axis=1) < 3).mean() > 0.05, "the map is drawn, not blocked"
     assert len(np.unique(pixels, axis=0)) > 20
+
+
+def test_a_null_is_beaten_at_its_95th_percentile_and_nothing_is_beaten_without_an_interval(tmp_path: Path) -> None:
+    score: dict[str, Any] = {
+        "task": "areas", "target": "area", "metric": "macro-F1", "value": 0.58, "interval": [0.55, 0.6], "n": 32,
+        "baselines": {"spatial null": {"value": 0.52, "low": 0.34, "high": 0.77}, "apart": [0.4, 0.3, 0.5]},
+        "more": {"features, as the null": 0.58},
+    }  # fmt: skip
+    assert Shown.of(score).rivals() == (["apart"], ["spatial null"], [])
+    assert Shown.of({**score, "more": {"features, as the null": 0.8}}).rivals() == (
+        ["apart", "spatial null"][::-1],
+        [],
+        [],
+    )
+    # the reading that the null is compared with counts, not the headline
+    assert Shown.of({**score, "value": 0.9, "interval": [0.88, 0.93]}).rivals()[1] == ["spatial null"]
+    bare = {**score, "task": "domains", "metric": "stability", "interval": [None, None], "baselines": {"k-means": 0.5}}
+    assert Shown.of(bare).rivals() == ([], [], [])
+    assert Shown.of(bare).undecided == ["k-means"]
+    _, content = written(tmp_path, scores=[bare])
+    first = content[: content.index("<main>")]
+    assert "Not decided, as no interval is known, against k-means." in first
+    assert "Better than" not in first
 
 
 def test_a_smaller_distance_is_the_better_one():

@@ -95,7 +95,9 @@ def export(
     idle = [name for name, value in {**given, "features": features or None}.items() if value is not None]
     if idle := [name for name in idle if name not in _USED[to]]:
         raise Usage(
-            f"{to} takes {', '.join(_USED[to])}.", found=f"{', '.join(idle)}.", cause="settings of another format."
+            f"{to} takes no {', '.join(idle)}.",
+            found="settings of another format.",
+            do=f"leave it out; {to} takes {', '.join(_USED[to]) or 'none'}.",
         )
     for name, unit in (("pixel_um", "um"), ("voxel_mm", "mm"), ("within_mm", "mm")):
         record.positive(cast("Any", given[name]), name, unit)

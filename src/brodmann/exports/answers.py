@@ -229,7 +229,9 @@ def _answer(run: Run, table: AnnData, name: str, stem: str, say: Say | None) -> 
     files = [] if stem else sorted(scores.glob("domains-*.json"), key=lambda file: file.stat().st_mtime)
     found = Score.load(files[-1] if files else scores / f"{stem}.json")
     of, made = found.data_fingerprint, cast("Mapping[str, Any]", table.uns["brodmann"])["data_fingerprint"]
-    wrong = "it has no predictions." if not len(found.predicted) else "it is of another table." if of != made else ""
+    # levels of domains are values themselves, whatever their score predicts
+    empty = bool(stem) and not len(found.predicted)
+    wrong = "it has no predictions." if empty else "it is of another table." if of != made else ""
     if wrong and say is None:
         raise Refused(
             f"'{name}' should be predicted for rows of the table.", found=wrong, do=f"run `brodmann score {run.path}`."

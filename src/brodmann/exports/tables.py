@@ -76,7 +76,11 @@ def columns(found: Found) -> tuple[pd.DataFrame, dict[str, dict[str, str]]]:
         made[name] = xyz[:, number]
         about[name] = {"unit": "mm", "space": found.space.name, "axis": found.space.orientation[number]}
     for answer in found.answers:
-        for what, values in (("predicted", answer.values), ("truth", answer.truth)):
+        # of responses there is one measure a neuron, which nobody predicted
+        for what, values in (
+            ("measured" if answer.task == "responses" else "predicted", answer.values),
+            ("truth", answer.truth),
+        ):
             if values is not None:
                 made[f"{what}_{answer.name}"] = values
                 about[f"{what}_{answer.name}"] = {"unit": answer.unit, "answer": answer.name}

@@ -162,7 +162,9 @@ def _config(
         {"component": view, "coordinationScopes": scopes, **dict(zip("xywh", place, strict=True))}
         for view, scopes, place in views
     ]
-    told = ", ".join(f"{a.name}: {a.score.get('metric')} {a.score.get('value')}" for a in found.answers if a.score)
+    told = ", ".join(
+        f"{a.name}: {a.score.get('metric')} {_three(a.score.get('value'))}" for a in found.answers if a.score
+    )
     return {
         "version": SCHEMA, "name": f"{found.run.path.name}: {', '.join(answer.name for answer in found.answers)}",
         "description": f"{rows}; x and y in {found.plane_unit}, sections side by side; {kind}. {told}",
@@ -174,3 +176,8 @@ def _config(
         ],
         "coordinationSpace": space, "layout": layout, "initStrategy": "auto",
     }  # fmt: skip
+
+
+def _three(value: Any) -> str:
+    """Three decimals, or that there is none."""
+    return f"{value:.3f}" if isinstance(value, float) else "not known"

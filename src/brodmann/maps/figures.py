@@ -15,6 +15,7 @@ from brodmann.errors import Refused
 from brodmann.maps.colours import ink
 from brodmann.maps.drawing import ACCENT, FAINT, canvas, series_colours, short, style
 from brodmann.maps.labels import categories, codes
+from brodmann.maps.numbers import by_step
 
 Interval = tuple[float, float, float]
 """Value, lower and upper end of its interval; NaN ends where none is known."""
@@ -157,7 +158,8 @@ def baselines(
         axes.grid(axis="x")
         finite = [v for _, _, interval in rows for v in interval if np.isfinite(v)]
         axes.set_xlim(min(0.0, *finite), max(finite) + 0.14 * (max(finite) - min(0.0, *finite) or 1))
-        about = f"n = {n}; bars: 95 % interval; of a null 5th to 95th percentile"
+        drawn = any(np.isfinite(end) for _, _, interval in rows for end in interval[1:])
+        about = f"n = {n}" + ("; bars: 95 % interval; of a null 5th to 95th percentile" if drawn else "; no intervals")
         # names of methods need room on the left: from the right the words have the whole width
         axes.set_xlabel(metric + "\n" + textwrap.fill(about, 72), loc="right", multialignment="right")
         axes.set_title(title)
@@ -174,8 +176,7 @@ def learning(records: Sequence[Mapping[str, Any]], *, title: str = "Training") -
         of the loss are a mapping ``parts`` or keys ``loss.<part>`` and share the loss's axes. A step written twice
         (after a resume) counts once, the last time.
     """
-    ordered = list({int(record["step"]): record for record in records if "step" in record}.values())
-    ordered.sort(key=lambda record: int(record["step"]))
+    ordered = list(by_step(records).values())
     if not ordered:
         raise Refused("a learning curve needs records with a step.", found=f"{len(records)} records.")
     steps = [int(record["step"]) for record in ordered]

@@ -156,7 +156,7 @@ def _figures(out: Path, patches: Sequence[Shown], key: Key, score: Any, field_mm
         save(figure, out / name)
         found.append((title, caption, name))
 
-    size = f"{score.n:,} {score.what}, {score.n_groups} {score.cluster}"
+    size = score.size
     bars = {score.scored: (score.value, *score.interval)}
     bars |= {name: (rival.value, rival.low, rival.high) for name, rival in score.baselines.items()}
     keep(

@@ -62,6 +62,7 @@ def _data(data: Mapping[str, Any], noun: str) -> str:
         return ""
     of = f" of {data['name']}" if data.get("name") else ""
     where = f", placed in the space '{data['space']}' (mm)" if data.get("space") else ""
+    where = ", not registered to a common space" if data.get("space") == "unregistered" else where
     listed = found[0] + (f" on {found[1]} from {found[2]}" if len(found) == 3 else "".join(f", {f}" for f in found[1:]))
     return f"We analysed {listed}{of}{where}."
 
@@ -81,7 +82,9 @@ def _samples(part: Mapping[str, Any], noun: str) -> list[str]:
 def _model(recipe: Mapping[str, Any], steps: int | None) -> list[str]:
     encoder, objective, partners, fit = (_part(recipe, name) for name in ("encoder", "objective", "partners", "fit"))
     said: list[str] = []
-    if encoder:
+    if str(recipe.get("system")) in NETWORKS:
+        said += NETWORKS[str(recipe.get("system"))](recipe)
+    elif encoder:
         detail = "-".join(str(encoder[key]) for key in ("kind", "depth", "size") if key in encoder)
         for kind, name in (("resnet", "ResNet"), ("convnext", "ConvNeXt"), ("vit", "ViT")):
             detail = detail.replace(kind, name)
@@ -106,7 +109,7 @@ def _model(recipe: Mapping[str, Any], steps: int | None) -> list[str]:
             other = "" if partners.get("same_section") else ", never on the same section"
             sentence += f"; partners were patches {whose} within {reach:g} mm {along}{other}".replace("  ", " ")
         said.append(sentence[0].upper() + sentence[1:] + ".")
-    elif kind:
+    elif kind and str(recipe.get("system")) not in NETWORKS:
         said.append(f"It was trained with the objective {plain(kind)}.")
     count = steps or fit.get("steps")
     if isinstance(count, int):
@@ -120,13 +123,65 @@ def _model(recipe: Mapping[str, Any], steps: int | None) -> list[str]:
     return said
 
 
+def _cells(recipe: Mapping[str, Any]) -> list[str]:
+    samples, encoder, objective = (_part(recipe, name) for name in ("samples", "encoder", "objective"))
+    drawn = f"up to {samples['neighbours']} neighbours " if samples.get("neighbours") else "its neighbours "
+    within = f"within {samples['radius_um']:g} µm" if "radius_um" in samples else "around it"
+    size = [f"{encoder[key]:g} {word}" for key, word in (("layers", "layers"), ("width", "channels")) if key in encoder]
+    hidden = f", a share of {encoder['hidden']:g} of the cells hidden" if encoder.get("hidden") else ""
+    law = {"nb": "negative binomial", "zinb": "zero-inflated negative binomial"}.get(
+        str(objective.get("likelihood")), ""
+    )
+    said = [
+        f"The encoder was a transformer over each cell and {drawn}{within}" + f" ({', '.join(size)})" * bool(size) + "."
+    ]
+    if law:
+        said.append(
+            f"It was trained without labels to predict the counts of cells from their surroundings, by the {law} "
+            f"likelihood{hidden}."
+        )
+    if objective.get("contrast"):
+        said.append(
+            f"Nearby cells (within {objective.get('reach_mm', 0):g} mm) were drawn together by a contrastive term of "
+            f"weight {objective['contrast']:g}."
+        )
+    return said
+
+
+def _neurons(recipe: Mapping[str, Any]) -> list[str]:
+    samples, encoder, objective = (_part(recipe, name) for name in ("samples", "encoder", "objective"))
+    screen = ", ".join(
+        f"{samples[key]:g} {unit}"
+        for key, unit in (("height_px", "px high"), ("width_px", "px wide"), ("rate_hz", "Hz"))
+        if key in samples
+    )
+    wide = "-".join(map(str, cast("Sequence[Any]", encoder.get("channels") or ())))
+    recurrent = str(encoder.get("recurrent", "none"))
+    over = "" if recurrent == "none" else f", followed by a {recurrent}"
+    eye = " after a model of gaze and screen" if encoder.get("perspective") else ""
+    gain = " and modulated by behaviour" if encoder.get("modulation") else ""
+    law = {"poisson": "Poisson", "nb": "negative binomial"}.get(str(objective.get("likelihood")), "")
+    said = [
+        f"A core of 3-D convolutions{f' ({wide} channels)' * bool(wide)}{over}, shared by all animals{eye}{gain}, "
+        "read video" + f" ({screen})" * bool(screen) + "; each neuron had a place in its maps and weights of its own."
+    ]
+    if law:
+        said.append(f"Core and readouts were trained to predict responses by the {law} likelihood.")
+    return said
+
+
+NETWORKS = {"cells": _cells, "neurons": _neurons}
+"""What was trained to do what, by the recipe's system; patches are told of below, by their objective."""
+
+
 def _score(shown: Shown) -> str:
     from brodmann.maps.shown import digits
 
     between = f" (95% interval {shown.score.between[1:-1]})" if shown.score.between else ""
     n = f" on n = {shown.n}" if shown.n else ""
     found = shown.task == "domains"
-    split = f", {'' if found else 'split '}{shown.split}" if shown.split else ""
+    how = "" if found else "on " if shown.split.startswith("clips") else "split "
+    split = f", {how}{shown.split}" if shown.split else ""
     rivals = ", ".join(f"{name} {digits(item.value)}" for name, item in shown.baselines.items())
     against = f"; baselines: {rivals}" if rivals else ""
     by = (

@@ -48,17 +48,27 @@ def scores(given: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=pd.Index(heads))
 
 
-def learning(metrics: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """What was logged, a row per step; parts of the loss as ``loss.<part>``. A step written twice counts once."""
-    rows: dict[int, dict[str, Any]] = {}
+def by_step(metrics: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Everything that was logged of each step, in order: what trained and what was judged are lines of their own.
+
+    Of a line written twice, after a resume, the last one counts.
+    """
+    found: dict[int, dict[str, Any]] = {}
     for record in metrics:
-        if not isinstance(record.get("step"), int):
-            continue
+        if isinstance(step := record.get("step"), int):
+            found.setdefault(step, {}).update(record)
+    return dict(sorted(found.items()))
+
+
+def learning(metrics: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """What was logged, a row per step; parts of the loss as ``loss.<part>``."""
+    rows: list[dict[str, Any]] = []
+    for record in by_step(metrics).values():
         parts = record.get("parts")
         nested = {f"loss.{name}": value for name, value in parts.items()} if isinstance(parts, Mapping) else {}
         plain = {name: value for name, value in {**record, **nested}.items() if _number(value) and name != "crc"}
-        rows[int(record["step"])] = plain
-    return pd.DataFrame([rows[step] for step in sorted(rows)])
+        rows.append(plain)
+    return pd.DataFrame(rows)
 
 
 def save(frame: pd.DataFrame, path: Path) -> None:

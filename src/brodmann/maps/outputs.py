@@ -285,14 +285,16 @@ def _figures(
         drawing.save(figure, out / name)
         found.append((title, caption, name))
 
-    size = f"{score.n:,} {score.what}, {score.n_groups} {score.cluster}"
+    size = score.size
     bars = {score.scored: (score.value, *score.interval)}
     bars |= {name: (rival.value, rival.low, rival.high) for name, rival in score.baselines.items()}
     keep(
         figures.baselines({"": bars}, metric=score.metric, n=size),
         "baselines.png",
         "Against every baseline",
-        f"{score.metric} with 95 % intervals over {score.cluster}; {score.split}.",
+        score.metric
+        + (f" with 95 % intervals over {score.cluster}; " if np.isfinite(score.interval).all() else "; ")
+        + f"{score.split}.",
     )
     if len(score.truth):
         counts = figures.confusion_table(column(table, "truth"), column(table, "predicted"))

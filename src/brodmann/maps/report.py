@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from brodmann import atomic, manifest
 from brodmann.errors import Refused
+from brodmann.maps import numbers
 from brodmann.maps.methods import methods
 from brodmann.maps.page import document, encode, figure, table, text
 from brodmann.maps.shown import Shown, Value, digits, dots, plain
@@ -171,6 +172,8 @@ def _first(title: str, asked: str, shown: Sequence[Shown], picture: str) -> str:
         for said, names in (("Better than", beaten), ("Not told apart from", unclear), ("Not better than", better))
         if names
     ]
+    if head.undecided:
+        verdict.append(f"Not decided, as no interval is known, against {_list(head.undecided)}.")
     told += "".join(f'<p class="fact"><b>{text(said)}</b></p>' for said in verdict)
     between = f"95 % interval {head.score.between}" if head.score.between else "no interval"
     number = (
@@ -205,6 +208,15 @@ def _list(names: Sequence[str]) -> str:
     return ("; " if any("," in name for name in names) else ", ").join(names)
 
 
+_INTERVAL = "95 % interval, or as noted"
+_OTHER = {
+    "novelty": "Step at each border",
+    "domains": "Other numbers of the same domains (PAS: share of rows most of whose neighbours differ; CHAOS: mean "
+    "distance to the nearest row of the same domain; less is smoother)",
+}
+"""What a table of further numbers holds, by task."""
+
+
 def _scores(shown: Sequence[Shown]) -> str:
     """Every score with every baseline, as tables."""
     parts: list[str] = []
@@ -220,7 +232,7 @@ def _scores(shown: Sequence[Shown]) -> str:
         words = ", ".join(part for part in (f"n = {score.n}" if score.n else "", score.split, score.probe) if part)
         source = {"domains": "Clustered", "novelty": "Judged by"}.get(score.task, "Read from")
         minus = f"{score.whose.removeprefix('the ')} minus this"
-        head = [source, score.metric, "95 % interval", minus, *(["note"] if notes else [])]
+        head = [source, score.metric, _INTERVAL, minus, *(["note"] if notes else [])]
         rows[0] += [""] if notes else []
         parts.append(f"<h3>{text(score.name)}</h3>" + table(head, rows, caption=words, ours=0))
         if score.more:
@@ -230,9 +242,9 @@ def _scores(shown: Sequence[Shown]) -> str:
                 for name, item in score.more.items()
             ]
             columns = [
-                "Step at each border" if score.task == "novelty" else "Other numbers of the same predictions",
+                _OTHER.get(score.task, "Other numbers of the same predictions"),
                 "value",
-                "95 % interval",
+                _INTERVAL,
                 *(["note"] if said else []),
             ]
             parts.append(table(columns, also))
@@ -259,7 +271,12 @@ def _training(metrics: Sequence[Mapping[str, Any]]) -> str:
     if not metrics:
         return ""
     skipped = {"step", "crc", "time", "timestamp"}
-    first, last = metrics[0], metrics[-1]
+    ordered = list(numbers.by_step(metrics).values())
+    if not ordered:
+        return ""
+    last = ordered[-1]
+    # what was judged now and then stands beside what every step logs
+    first = {name: value for record in reversed(ordered) for name, value in record.items()} | ordered[0]
     rows = [
         [plain(name), f"{float(first[name]):.4g}", f"{float(value):.4g}"]
         for name, value in last.items()
@@ -278,7 +295,9 @@ def _remarks(shown: Sequence[Shown]) -> str:
         if better:
             own.append(f"{score.name}: {_list(better)} did as well as {score.whose} or better.")
         if unclear:
-            own.append(f"{score.name}: the difference to {_list(unclear)} is within its interval.")
+            own.append(f"{score.name}: {score.whose} cannot be told apart from {_list(unclear)} by these intervals.")
+        if score.undecided:
+            own.append(f"{score.name}: no interval tells {score.whose} apart from {_list(score.undecided)}.")
         if not score.baselines:
             own.append(f"{score.name}: no baseline was computed, so the number alone says little.")
         if not score.score.between:

@@ -86,7 +86,11 @@ class Shown:
             baselines["spatial null"] = Value.of(null)
         n = words(given.get("n", ""))
         n += f" {given['what']}" if given.get("what") else ""
-        n += f", {words(given['n_groups'])} {given.get('cluster', 'groups')}" if given.get("n_groups") else ""
+        if given.get("n_groups"):
+            groups = f"{words(given['n_groups'])} {given.get('cluster', 'groups')}"
+            whole = given.get("what") == given.get("cluster")
+            # rows that are drawn one by one are named once
+            n = n if n == groups else f"{words(given['n'])} of {groups}" if whole else f"{n}, {groups}"
         return Shown(
             task=plain(given.get("task", "score")),
             target=str(given.get("target", "")),
@@ -116,7 +120,9 @@ class Shown:
     def rivals(self) -> tuple[list[str], list[str], list[str]]:
         """Baselines that the score beats, that it cannot be told from, and that beat it.
 
-        Decided by the interval of the paired gain where there is one, else by the values alone.
+        Decided by the interval of the paired gain; of a null by its 5th and 95th percentile, which the score must pass
+        as its own procedure has it; else by intervals that lie apart. Where there is none, nothing is decided, and the
+        baseline is in no list.
         """
         # a distance, an angle of error and a shortcut are better when they are smaller
         sign = -1.0 if self.metric.endswith(("mm", "deg", "lower is better")) else 1.0
@@ -124,12 +130,23 @@ class Shown:
         unclear: list[str] = []
         better: list[str] = []
         for name, item in self.baselines.items():
-            gain = self.gains.get(name, Value(self.score.value - item.value))
-            low, high = (gain.low, gain.high) if gain.between else (gain.value, gain.value)
-            low, high = sorted((sign * low, sign * high))
+            gain = self.gains.get(name, item)
+            if name not in self.gains or not gain.between:
+                own = self.more.get(f"{self.scored}, as the null", self.score) if "null" in name else self.score
+                low, high = (own.value, own.value) if "null" in name else (own.low, own.high)
+                # a rival without an interval is taken as exact
+                ends = (item.low, item.high) if item.between else (item.value, item.value)
+                gain = Value(own.value - item.value, low - ends[1], high - ends[0])
+            low, high = sorted((sign * gain.low, sign * gain.high))
             if math.isfinite(low + high):
-                (beaten if low > 0 else better if high < 0 or low == high else unclear).append(name)
+                (beaten if low > 0 else better if high < 0 else unclear).append(name)
         return beaten, unclear, better
+
+    @property
+    def undecided(self) -> list[str]:
+        """Baselines of which no interval tells whether the score beats them."""
+        told = {name for names in self.rivals() for name in names}
+        return [name for name in self.baselines if name not in told]
 
 
 def _values(given: Any) -> dict[str, Value]:
@@ -172,7 +189,7 @@ def digits(value: float, places: int = 2) -> str:
     """Write a number with fixed decimals (fewer above ten, more where nothing would be left); a dash for none."""
     if not math.isfinite(value):
         return "–"
-    if abs(value) >= 100:
+    if abs(value) >= 100 or (abs(value) >= 2 and value.is_integer()):
         return f"{value:,.0f}"
     if abs(value) >= 10:
         return f"{value:.1f}"

@@ -154,9 +154,12 @@ def labelled(table: AnnData, target: str, split: Split, *, min_per_class: int) -
     number = {name: i for i, name in enumerate(classes)}
     codes = np.array([number.get(str(name), -1) for name in names], dtype=np.int64)
     remarks: list[str] = []
-    rare = [f"{name} ({rows[name]})" for name in sorted(rows) if name not in classes]
+    rare = [f"{name} ({rows[name]})" for name in sorted(rows) if rows[name] < min_per_class]
+    alone = [f"{name} ({rows[name]})" for name in sorted(rows) if rows[name] >= min_per_class and name not in classes]
     if rare:
         remarks.append(f"too rare to be judged and left out: {', '.join(rare)}")
+    if alone:
+        remarks.append(f"in one {split.by} only, so never both learned and tested, and left out: {', '.join(alone)}")
     if unlabelled:
         remarks.append(f"{unlabelled:,} of {len(names):,} rows carry no label")
     return Labelled(codes, classes, tuple(remarks))

@@ -112,11 +112,16 @@ class Score:
     data_fingerprint: str = ""
     remarks: tuple[str, ...] = ()
 
+    @property
+    def size(self) -> str:
+        """What was judged, in words: ``3,020 patches, 30 sections``, or ``60 of 120 neurons``."""
+        return size(self.n, self.what, self.n_groups, self.cluster)
+
     def __str__(self) -> str:
         """One line: value, interval, size, rivals; then the remarks."""
         of = "" if self.scored == "features" else f" ({self.scored})"
         head = f"{self.task}{of}  {self.metric} {Estimate(self.value, *self.interval)}"
-        size = f"n {self.n:,} {self.what}, {self.n_groups} {self.cluster}"
+        size = f"n {self.size}"
         rivals = [f"{name} {rival.value:.2f}" for name, rival in self.baselines.items()]
         return "\n  ".join([" | ".join([f"{head}  {size}", *rivals]), *(f"note: {text}" for text in self.remarks)])
 
@@ -125,7 +130,7 @@ class Score:
         table = Table(title=f"{self.task}: {self.target}")
         for name in ("", self.metric, "95 %", "gain over it", "note"):
             table.add_column(name, justify="left" if name in {"", "note"} else "right")
-        size = f"{self.n:,} {self.what}, {self.n_groups} {self.cluster}; {self.split}"
+        size = f"{self.size}; {self.split}"
         table.add_row(self.scored, f"{self.value:.3f}", _interval(*self.interval), "", size, style="bold")
         for name, rival in self.baselines.items():
             gain = self.gains.get(name)
@@ -133,7 +138,9 @@ class Score:
             table.add_row(name, f"{rival.value:.3f}", _interval(rival.low, rival.high), shown, rival.note)
         table.add_section()
         for name, measure in self.more.items():
-            table.add_row(name, f"{measure.value:.3f}", _interval(measure.low, measure.high), "", measure.note)
+            count = name.startswith("undefined")
+            shown = f"{measure.value:,.0f}" if count else f"{measure.value:.3f}"
+            table.add_row(name, shown, _interval(measure.low, measure.high), "", measure.note)
         return table
 
     def to_json(self) -> str:
@@ -208,6 +215,13 @@ class Score:
         if not path.is_file():
             raise Usage(f"a saved score should be at {path}.", found="no such file.")
         return cls.from_json(path.read_text(encoding="utf-8"), where=str(path))
+
+
+def size(n: int, what: str, n_groups: int, cluster: str) -> str:
+    """Rows and the groups that intervals are drawn from; once where rows are these groups."""
+    if what != cluster:
+        return f"{n:,} {what}, {n_groups:,} {cluster}"
+    return f"{n:,} {what}" if n == n_groups else f"{n:,} of {n_groups:,} {what}"
 
 
 def file_name(task: str, target: str) -> str:
