@@ -347,15 +347,11 @@ def _verify(path: Path) -> None:
         raise _damage(path, wrong)
 
 
-_NAMED = 8
-"""Damaged files that a message names."""
-
-
 def _damage(path: Path, wrong: list[str]) -> Corrupt:
     unfinished = wrong == [f"{manifest.NAME} is missing"]
     return Corrupt(
         f"{path} should hold what was written to it.",
-        found="; ".join(wrong[:_NAMED]) + (f"; and {len(wrong) - _NAMED:,} more." if len(wrong) > _NAMED else "."),
+        found="; ".join(wrong[:8]) + (f"; and {len(wrong) - 8:,} more." if len(wrong) > 8 else "."),
         cause="the last command was cut short." if unfinished else "bits lost on disk, or files edited by hand.",
         do="run that command again; it goes on where it stopped." if unfinished else "restore these files.",
     )
