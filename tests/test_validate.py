@@ -41,10 +41,11 @@ def cells(path, n, *, counts=True):
     """So many cells in two sections, a row of them each."""
     table = pd.DataFrame({"section": np.arange(n) % 2, "x": np.arange(n) // 2 * 10.0, "y": 0.0})
     table["section"] = "s" + table["section"].astype(str)
+    table["mouse"] = "m1"
     if not counts:
         table.to_csv(path, index_label="cell")
         return path
-    data = anndata.AnnData(sp.csr_matrix(np.full((n, 2), 3.0, np.float32)), table[["section"]].set_index(
+    data = anndata.AnnData(sp.csr_matrix(np.full((n, 2), 3.0, np.float32)), table[["section", "mouse"]].set_index(
         np.array([f"c{i}" for i in range(n)])), pd.DataFrame(index=["Gad1", "Slc17a7"]))  # fmt: skip
     data.obsm["spatial"] = table[["x", "y"]].to_numpy()
     data.write_h5ad(path)
@@ -263,7 +264,7 @@ def test_reasons_keep_cause_and_remedy_and_every_sentence_ends(kind, tmp_path):
 
 def test_a_skipped_file_keeps_its_remedy(tmp_path):
     folder = sections(tmp_path / "some")
-    Image.fromarray(np.zeros((60, 80), np.int32), "I").save(folder / "deep.png")
+    Image.fromarray(np.zeros((60, 80), np.uint16)).save(folder / "deep.png")
     text = str(bm.validate(folder))
     assert "skipped      deep.png: deep.png should be 8-bit" in text
     assert "what to do: convert to 8-bit grey or RGB, or to a tiled TIFF or OME-Zarr, whose 16-bit values" in text

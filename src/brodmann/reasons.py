@@ -26,9 +26,9 @@ def told(skipped: Sequence[tuple[str, str]], *, limit: int) -> list[str]:
     """
     alike: dict[str, list[tuple[str, str]]] = {}
     for name, reason in skipped:
-        masked = reason
-        for own in (name, PurePosixPath(name).name, PurePosixPath(name).stem):
-            masked = masked.replace(own, "") if own else masked
+        file = PurePosixPath(name)
+        own = next((one for one in (name, file.name) if one in reason), file.stem)
+        masked = re.sub(rf"(?<!\w){re.escape(own)}(?!\w)", "", reason)
         alike.setdefault(re.sub(r"\d+", "", masked), []).append((name, reason))
     groups = list(alike.values())
     texts = [f"{_names([name for name, _ in group])}: {group[0][1]}" for group in groups[:limit]]

@@ -69,7 +69,9 @@ def look(data: str | Path) -> list[Look]:
         except (Refused, Corrupt):
             continue
         try:
-            shape = raw.trials[0].video(0, 1).shape[1:] if raw.trials else (0, 0)
+            if not raw.trials:
+                continue
+            shape = raw.trials[0].video(0, 1).shape[1:]
             # colours may come first
             height, width = shape[1:] if len(shape) == 3 and shape[-1] > 4 else shape[:2]
             stamps = raw.resampled or path.suffix == ".nwb"
