@@ -276,11 +276,13 @@ def test_a_skipped_file_keeps_its_remedy(tmp_path):
 
 @pytest.mark.parametrize("kind", ["nan", "negative", "short", "empty"])
 def test_one_bad_recording_is_left_out_whatever_ails_it(kind, tmp_path):
-    folder, one = tmp_path / "set", made.recording()
+    named = {"trials/clip": np.array(made.CLIPS)}
+    folder, one = tmp_path / "set", made.recording() | named
     folder.mkdir()
-    made.npz(folder / "M1.npz", made.recording(seed=1))
-    made.npz(folder / "M3.npz", made.recording(seed=3))
+    made.npz(folder / "M1.npz", made.recording(seed=1) | named)
+    made.npz(folder / "M3.npz", made.recording(seed=3) | named)
     alone = made.open_(folder)
+    assert "t#2" in set(alone.recordings[1].trials["clip"])
     if kind == "short":
         one["responses"] = one["responses"][:-7]
     elif kind == "empty":
@@ -297,6 +299,7 @@ def test_one_bad_recording_is_left_out_whatever_ails_it(kind, tmp_path):
     source = made.open_(folder)
     assert source.skipped == report.skipped
     assert source.fingerprint == alone.fingerprint, "what is left out leaves no trace in what is kept"
+    assert {len(list(cache.glob("0*"))) for cache in (tmp_path / "cache").glob("neurons-*")} == {2}
     for kept, other in zip(source.recordings, alone.recordings, strict=True):
         pd.testing.assert_frame_equal(kept.trials, other.trials)
         np.testing.assert_array_equal(kept.responses, other.responses)
@@ -310,6 +313,7 @@ def test_one_bad_recording_is_left_out_whatever_ails_it(kind, tmp_path):
 
 def test_video_of_another_size_than_asked_for_still_refuses_the_set(tmp_path):
     made.npz(tmp_path / "M1.npz", made.recording())
-    made.npz(tmp_path / "M2.npz", made.recording(seed=2))
-    with pytest.raises(Refused, match="as the recipe says"):
-        made.open_(tmp_path, height_px=16)
+    one = made.recording(seed=2)
+    made.npz(tmp_path / "M2.npz", one | {"video": one["video"].repeat(2, axis=1)})
+    with pytest.raises(Refused, match=r"video of M2\.npz.* as the recipe says"):
+        made.open_(tmp_path)
