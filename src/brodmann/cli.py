@@ -299,15 +299,12 @@ def validate(data: Positional[Path], *, picture: Path | None = None) -> int:
 
     Args:
         data: Folder or file of sections, cells or recordings.
-        picture: Where to write a contact sheet with scale bar; of recordings frames of video and responses.
+        picture: Contact sheet with scale bar (.png, .jpg, .pdf); of recordings frames of video and responses.
     """
     from brodmann.inspection import validate as inspect
 
-    report = inspect(data)
+    report = inspect(data, picture=picture)
     _out.print(str(report), markup=False)
-    if picture is not None:
-        report.picture(picture)
-        _out.print(f"picture: {picture}")
     return report.exit_code
 
 

@@ -6,31 +6,27 @@ import importlib
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from brodmann.errors import BrodmannError, NoRoom, Unwritable
-from brodmann.opening import kinds
-from brodmann.patches import tissue
+from brodmann import atomic
+from brodmann.errors import BrodmannError, NoRoom, Refused, Unwritable, Usage
+from brodmann.opening import kinds, planted, strangers
+from brodmann.patches import sheet, tissue
+from brodmann.patches.sheet import centre, coarse, directions
 from brodmann.patches.source import Section, Source, doubted_size
-from brodmann.space import Space
+from brodmann.reasons import told
 
 if TYPE_CHECKING:
     from brodmann.cells.source import Source as Cells
-    from brodmann.maps.labels import Picture
     from brodmann.neurons.source import Source as Recordings
 
-_WORDS = {
-    "r": "right",
-    "l": "left",
-    "a": "anterior",
-    "p": "posterior",
-    "s": "superior",
-    "i": "inferior",
-}
+_BELOW = "\n" + 15 * " "
+"""Later lines of a finding stand below its first."""
 
 
 @dataclass
@@ -70,13 +66,10 @@ class Report:
         lines = [f"{self.name}: {self.verdict}"]
         lines.extend(f"  {label:<12} {value}" for label, value in self.facts)
         severity = "error" if self.verdict == "refused" else "warning"
-        shown = [text.replace("\n", "\n" + 15 * " ") for text in self.concerns[:8]]
-        lines.extend(f"  {severity:<12} {text}" for text in shown)
+        lines.extend(f"  {severity:<12} {text}".replace("\n", _BELOW) for text in self.concerns[:8])
         if len(self.concerns) > 8:
             lines.append(f"  {severity:<12} and {len(self.concerns) - 8} more")
-        lines.extend(f"  skipped      {file}: {_short(reason)}" for file, reason in self.skipped[:8])
-        if len(self.skipped) > 8:
-            lines.append(f"  skipped      and {len(self.skipped) - 8} more")
+        lines.extend(f"  skipped      {text}".replace("\n", _BELOW) for text in told(self.skipped, limit=8))
         return "\n".join(lines)
 
     def picture(self, path: str | Path, *, limit: int = 20) -> Path:
@@ -87,7 +80,7 @@ class Report:
         Parameters
         ----------
         path : path
-            PNG to write.
+            File to write, .png, .jpg or .pdf. An earlier picture is replaced, nothing else.
         limit : int
             Most sections shown, evenly chosen.
 
@@ -95,29 +88,82 @@ class Report:
         ------
         Refused
             When nothing could be opened.
+        Usage
+            Another ending, or another file of that name.
+        NoRoom, Unwritable
+            The picture cannot be written.
         """
-        from brodmann.errors import Refused
-
         if self.source is None:
             raise Refused(
                 f"a picture of {self.name} needs readable data.", found="none.", do=dict(self.facts).get("look", "")
             )
+        path = Path(path)
+        admit(path)
         if self.reader == "recordings":
-            from brodmann.neurons import sheet
+            from brodmann.neurons import sheet as recorded
 
-            return sheet.draw(cast("Recordings", self.source), Path(path))
-        drawn: list[Any] = []
-        if isinstance(self.source, Source):
-            drawn = list(self.source.sections)
+            figure = recorded.draw(cast("Recordings", self.source))
         else:
-            from brodmann.cells import pictures
+            drawn: list[Any] = []
+            if isinstance(self.source, Source):
+                drawn = list(self.source.sections)
+            else:
+                from brodmann.cells import pictures
 
-            drawn = list(pictures(cast("Cells", self.source)))
-        guessed = " (unit arbitrary)" if getattr(self.source, "unit", "um") == "arbitrary" else ""
-        return _contact_sheet(self.source.name + guessed, self.source.space, drawn, Path(path), limit)
+                drawn = list(pictures(cast("Cells", self.source)))
+            guessed = " (unit arbitrary)" if getattr(self.source, "unit", "um") == "arbitrary" else ""
+            figure = sheet.draw(self.source.name + guessed, self.source.space, drawn, limit=limit)
+        written = BytesIO()
+        figure.savefig(written, format=path.suffix.lower()[1:], dpi="figure", **_SIGNED[path.suffix.lower()])
+        atomic.write_bytes(path, written.getvalue())
+        return path
 
 
-def validate(path: str | Path) -> Report:
+_MAKER = "brodmann validate"
+_SIGNED: dict[str, dict[str, Any]] = {
+    ".png": {"metadata": {"Software": _MAKER}},
+    ".jpg": {"pil_kwargs": {"comment": _MAKER}},
+    ".jpeg": {"pil_kwargs": {"comment": _MAKER}},
+    ".pdf": {"metadata": {"Creator": _MAKER}},
+}
+"""Endings of a picture, and how each says who made it."""
+_ENDS = 1 << 16
+"""Bytes at either end of a file in which its maker stands."""
+
+
+def admit(path: Path) -> None:
+    """Refuse a place for a picture before any work: another ending, or something there that is no earlier picture.
+
+    Raises
+    ------
+    Usage
+    Unwritable
+        No permission.
+    """
+    if path.suffix.lower() not in _SIGNED:
+        raise Usage(
+            "a picture should be PNG, JPEG or PDF.", found=f"'{path.name}'.", do=f"end it in {', '.join(_SIGNED)}."
+        )
+    if not (path.exists() or path.is_symlink()):
+        atomic.admits(path.parent, "the picture")
+    elif not _ours(path):
+        raise Usage(
+            f"{path} should not be there yet.",
+            found="it is, and no earlier picture of validate.",
+            do="name another file, or remove it yourself.",
+        )
+
+
+def _ours(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(_ENDS)
+        file.seek(-min(path.stat().st_size, _ENDS), 2)
+        return _MAKER.encode() in head + file.read()
+
+
+def validate(path: str | Path, *, picture: str | Path | None = None) -> Report:
     """Open a data set as `brodmann.fit` would, and say what it is and what looks odd.
 
     Every section is read once at low magnification, so files that only break when decoded are found too. Cells and
@@ -128,6 +174,8 @@ def validate(path: str | Path) -> Report:
     path : path
         Folder of sections, one image, or ``sections.json``; or cells or recordings in any form that
         `brodmann.cells.open` or `brodmann.neurons.open` reads.
+    picture : path, optional
+        Where to draw what was found, see `Report.picture`; nothing is drawn of refused data.
 
     Returns
     -------
@@ -137,12 +185,24 @@ def validate(path: str | Path) -> Report:
     Raises
     ------
     NoRoom, Unwritable
-        The cache cannot be written, which is no fault of the data.
+        The cache or the picture cannot be written, which is no fault of the data.
+    Usage
+        A picture of another ending, or another file at its place: refused before the data are read.
     """
+    if picture is not None:
+        admit(Path(picture))
+    report = _inspected(Path(path))
+    if picture is not None:
+        drawn = "none: nothing could be read" if report.verdict == "refused" else str(report.picture(picture))
+        report.facts.append(("picture", drawn))
+    return report
+
+
+def _inspected(path: Path) -> Report:
     from brodmann.patches import readers
 
     # "." and "data/.." have names, too
-    path = Path(path).absolute() if Path(path).exists() else Path(path)
+    path = path.absolute() if path.exists() else path
     if path.name.partition(":")[0] == "phantom" and not path.exists():
         return _phantom(path.name)
     try:
@@ -166,7 +226,7 @@ def validate(path: str | Path) -> Report:
     empty: list[str] = []
     for section in source.sections:
         try:
-            overview = section.overview(_coarse(section, 512))
+            overview = section.overview(coarse(section, 512))
             dark[section.dark_stain] += 1
         except BrodmannError as error:
             report.skipped.append((section.id, str(error)))
@@ -181,6 +241,7 @@ def validate(path: str | Path) -> Report:
         return report
     _describe(report, source, dark)
     _doubt(report, source, dark, empty)
+    report.concerns += _beside(path, "patches", report.skipped)
     if report.concerns or report.skipped:
         report.verdict = "usable"
     return report
@@ -193,6 +254,10 @@ def _looked(path: Path, what: Literal["cells", "recordings"]) -> Report:
         source, looked = verdict.opened(path)
         report = Report(source.name, what, "good", skipped=list(source.skipped), source=source)
         report.facts, report.concerns = verdict.facts(source, looked), verdict.doubts(source, looked)
+        report.concerns += _beside(path, "cells" if what == "cells" else "neurons", report.skipped)
+        if what == "cells" and (why := verdict.refusal(source)):
+            report.verdict, report.source, report.concerns = "refused", None, [why]
+            return report
     except (NoRoom, Unwritable):
         raise
     except (BrodmannError, OSError) as error:
@@ -203,15 +268,34 @@ def _looked(path: Path, what: Literal["cells", "recordings"]) -> Report:
 
 
 def _phantom(name: str) -> Report:
-    """What to say of the data that the program makes by itself."""
+    """What to say of the data that the program makes by itself, for the systems that take such settings."""
+    refusals = planted(name)
+    given = name if ":" in name else ""
     facts = [
         ("made by", "the program, from a seed: no file to check, and all that is planted is known (phantom.truth)"),
-        ("sections", "brodmann fit patches-tiny --data phantom:brains=4 --out RUN (phantom.sections has the settings)"),
-        ("cells", "brodmann fit cells-tiny --data phantom:brains=2 --out RUN (phantom.transcripts)"),
-        ("neurons", "brodmann fit neurons-tiny --data phantom:animals=3 --out RUN (phantom.recordings)"),
+        *(
+            (label, f"brodmann fit {system}-tiny --data {given or usual} --out RUN ({maker})")
+            for system, label, usual, maker in (
+                ("patches", "sections", "phantom:brains=4", "phantom.sections has the settings"),
+                ("cells", "cells", "phantom:brains=2", "phantom.transcripts"),
+                ("neurons", "neurons", "phantom:animals=3", "phantom.recordings"),
+            )
+            if not refusals[system]
+        ),
         ("look", "from brodmann import phantom; phantom.write(phantom.sections(), 'FOLDER'); then validate FOLDER"),
     ]
+    if all(refusals.values()):
+        return Report(name, "phantom", "refused", concerns=[f"{one}: {why}" for one, why in refusals.items()])
     return Report(name, "phantom", "good", facts)
+
+
+def _beside(path: Path, system: str, skipped: list[tuple[str, str]]) -> list[str]:
+    """What else a folder holds, that another system would read."""
+    names = [name for name in strangers(path, system) if name not in {file for file, _ in skipped}]
+    return [
+        f"also here, not looked at: {', '.join(names[:6])}{f' and {len(names) - 6} more' if len(names) > 6 else ''}; "
+        "name one file, or keep each kind in a folder of its own, to have it looked at"
+    ] if names else []  # fmt: skip
 
 
 def _describe(report: Report, source: Source, dark: Counter[bool]) -> None:
@@ -223,7 +307,7 @@ def _describe(report: Report, source: Source, dark: Counter[bool]) -> None:
     points = sum(0 if section.points is None else len(section.points) for section in sections)
     labels = sorted({str(name) for s in sections if s.points is not None for name in s.points.columns} - _OWN)
     width, height = (max(getattr(s, side) for s in sections) / 1000 for side in ("width_um", "height_um"))
-    most = ", ".join(f"{name} ({count})" for name, count in subjects.most_common(6))
+    most = ", ".join(f"{name} ({count})" for name, count in subjects.most_common(6)) + ", ..." * (len(subjects) > 6)
     report.facts += [
         ("read as", report.reader),
         ("sections", f"{len(sections)} of {len(subjects)} subject{'s' * (len(subjects) > 1)}: {most}"),
@@ -265,7 +349,7 @@ def _doubt(report: Report, source: Source, dark: Counter[bool], empty: list[str]
     if source.space.name == "unregistered":
         report.facts.append(("note", "sections are not registered: distances hold within a section only"))
         return
-    centres = np.array([_centre(section) for section in sections])
+    centres = np.array([centre(section) for section in sections])
     same = [
         (sections[i].id, sections[j].id)
         for i in range(len(sections))
@@ -276,105 +360,12 @@ def _doubt(report: Report, source: Source, dark: Counter[bool], empty: list[str]
         report.concerns.append(
             f"{len(same)} pairs of sections lie at the very same place, e.g. {same[0][0]}, {same[0][1]}"
         )
-    slabs = [np.linalg.norm(_directions(section)[0]) for section in sections]
+    slabs = [np.linalg.norm(directions(section)[0]) for section in sections]
     if max(slabs) > 1.25 or min(slabs) < 0.8:
         report.concerns.append(
             f"registration stretches sections by {min(slabs):.2f} to {max(slabs):.2f}: a wrong pixel size or transform?"
         )
 
 
-def _short(reason: str) -> str:
-    """First lines of a reason, on one line."""
-    text = " ".join(part.strip() for part in reason.splitlines())
-    return text if len(text) <= 160 else text[:157] + "..."
-
-
-def _coarse(section: Picture, px: int) -> float:
-    return max(section.width_um, section.height_um) / px
-
-
-def _centre(section: Picture) -> NDArray[np.float64]:
-    return section.place(np.array([[section.width_um / 2, section.height_um / 2]]))[0]
-
-
 def _span(source: Source) -> NDArray[np.float64]:
-    return np.ptp(np.array([_centre(section) for section in source.sections]), axis=0)
-
-
-def _directions(section: Picture) -> NDArray[np.float64]:
-    """Rightwards and upwards on the section, as (2, 3) in the space: mm per mm on the slide."""
-    x, y = section.width_um / 2, section.height_um / 2
-    at = section.place(np.array([[x, y], [x + 1000, y], [x, y - 1000]]))
-    return at[1:] - at[0]
-
-
-def _axis_word(direction: NDArray[np.float64], space: Space) -> str:
-    """Word for where a direction mainly points, e.g. 'left' or '+y'."""
-    axis = int(np.argmax(np.abs(direction)))
-    letter, forward = space.orientation[axis], bool(direction[axis] > 0)
-    if letter not in _WORDS:
-        return f"{'+' if forward else '-'}{letter}"
-    opposite = {"r": "l", "l": "r", "a": "p", "p": "a", "s": "i", "i": "s"}
-    return _WORDS[letter if forward else opposite[letter]]
-
-
-def _contact_sheet(name: str, space: Space, sections: list[Any], path: Path, limit: int) -> Path:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    chosen = [
-        sections[i] for i in np.unique(np.linspace(0, len(sections) - 1, min(limit, len(sections))).round().astype(int))
-    ]
-    bar = 1.0 if max(section.width_um for section in chosen) > 1500 else 0.1
-    columns = min(5, len(chosen))
-    rows = math.ceil(len(chosen) / columns)
-    figure: Any = Figure(figsize=(max(3.0 * columns, 6.0), 2.6 * rows + 0.4), dpi=120, layout="constrained")
-    count = (
-        f"{len(sections)} sections"
-        if len(chosen) == len(sections)
-        else (f"{len(chosen)} of {len(sections)} sections, evenly chosen,")
-    )
-    figure.suptitle(f"{name}: {count} in {space.name}; bar {bar:g} mm", fontsize=9)
-    axes: Any = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis in axes:
-        axis.set_axis_off()
-    for axis, section in zip(axes, chosen, strict=False):
-        _show(axis, section, space, bar)
-    FigureCanvasAgg(figure).print_png(str(path))
-    return path
-
-
-def _show(axis: Any, section: Any, space: Space, bar: float) -> None:
-    """One section: pixels, outline of tissue, own points, bar, axis words."""
-    pixel_um = _coarse(section, 360)
-    overview = section.overview(pixel_um)
-    found = tissue.mask(overview) if hasattr(section, "points") else None
-    width, height = section.width_um / 1000, section.height_um / 1000
-    mm = pixel_um / 1000
-    extent = (0, overview.shape[2] * mm, overview.shape[1] * mm, 0)
-    picture = np.moveaxis(overview, 0, -1)
-    axis.imshow(picture if section.channels == 3 else picture[..., 0], cmap="gray", vmin=0, vmax=255, extent=extent)
-    if found is not None and found.any() and not found.all():
-        centres = [(np.arange(size) + 0.5) * mm for size in (found.shape[1], found.shape[0])]
-        axis.contour(*centres, found.astype(float), levels=[0.5], colors="#00a050", linewidths=0.6)
-    points = getattr(section, "points", None)
-    if points is not None:
-        some = points.iloc[:: max(len(points) // 300, 1)]
-        axis.plot(some["x_um"] / 1000, some["y_um"] / 1000, ",", color="#d04000")
-    axis.plot(
-        [0.04 * width, 0.04 * width + bar], [0.95 * height] * 2, color="#c00000", linewidth=2, solid_capstyle="butt"
-    )
-    right, up = _directions(section)
-    through = np.cross(right, up)
-    if space.name != "unregistered":
-        blue = "#2040c0"
-        arrow: dict[str, Any] = {"arrowprops": {"arrowstyle": "<-", "color": blue}, "color": blue, "fontsize": 6}
-        arrow |= {"xycoords": "axes fraction", "ha": "center", "va": "center"}
-        for word, tip in ((_axis_word(right, space), (0.3, 0.08)), (_axis_word(up, space), (0.08, 0.32))):
-            axis.annotate(word, xy=(0.08, 0.08), xytext=tip, **arrow)
-        depth = _centre(section)[int(np.argmax(np.abs(through)))]
-        title = f"{section.id}  ({'xyz'[int(np.argmax(np.abs(through)))]} {depth:.2f} mm)"
-    else:
-        title = f"{section.id}  ({section.subject})"
-    axis.set_title(title, fontsize=6)
-    axis.set_axis_off()
+    return np.ptp(np.array([centre(section) for section in source.sections]), axis=0)

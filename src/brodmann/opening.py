@@ -67,6 +67,37 @@ def kinds(path: Path) -> dict[str, bool]:
     }
 
 
+def strangers(path: Path, name: str) -> list[str]:
+    """Names of what a folder holds for other systems than the one that reads it; CSV files are notes to any."""
+    from brodmann.neurons.readers.sensorium import is_folder
+
+    if not path.is_dir() or path.suffix == ".zarr" or is_folder(path):
+        return []
+    found: list[str] = []
+    for one in sorted(path.iterdir()):
+        folder = one.is_dir() and one.suffix != ".zarr" and not is_folder(one)
+        if folder or one.name.startswith(".") or {".csv", ".json"} & set(one.suffixes):
+            continue
+        held = kinds(one)
+        # a store of responses may also be taken for an image, by its ending
+        owner = next((system for system in ("neurons", "cells", "patches") if held[system]), name)
+        found.extend([one.name] * (owner != name))
+    return found
+
+
+def planted(data: str) -> dict[str, str]:
+    """Why each system's phantom refuses the settings of ``"phantom:..."``; empty where it takes them. Makes nothing."""
+    from brodmann import phantom
+
+    found = dict.fromkeys(phantom.RENDERED, "")
+    for name, render in phantom.RENDERED.items():
+        try:
+            phantom.check(name, _settings(render, data.partition(":")[2]))
+        except Usage as error:
+            found[name] = str(error)
+    return found
+
+
 def _elsewhere(name: str, data: Any) -> str:
     """Which recipe would take data that a system refuses; empty where they may be its own."""
     path = Path(data) if isinstance(data, str | Path) else None

@@ -11,9 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from brodmann.cells.pictures import pictures
+from brodmann.cells.recipe import Cells
+from brodmann.cells.samples import FEWEST
 from brodmann.cells.source import Source
 from brodmann.cells.spacing import median_distance
 from brodmann.dots import Dots
+from brodmann.errors import Refused
 
 _LOOKED = 60
 """Sections whose spacing and place are measured, evenly chosen."""
@@ -66,13 +69,17 @@ def facts(source: Source, looked: list[Measured]) -> list[tuple[str, str]]:
     animals = Counter(section.subject for section in sections)
     most = ", ".join(f"{name} ({count})" for name, count in animals.most_common(6)) + ", ..." * (len(animals) > 6)
     sizes = sorted(len(section.rows) for section in sections)
-    nearest = f"the nearest cell lies {_median([one.nearest_um for one in looked]):.3g} um away (median)"
+    nearest_um = _median([one.nearest_um for one in looked])
+    nearest = f"the nearest cell lies {nearest_um:.3g} um away (median)"
+    if np.isnan(nearest_um):
+        nearest = "no section has two cells"
+    trained = "a recipe of cells fits: cells-tiny, cells" if _counted(source) >= FEWEST else "too few to train on"
     um = "um" if source.unit == "um" else "arbitrary: rescaled, not true um"
     width, height = (max(getattr(one.picture, side) for one in looked) / 1000 for side in ("width_um", "height_um"))
     span = np.ptp(np.asarray(source.xyz_mm), axis=0)
     apart = source.space.name == "unregistered"
     found = [
-        ("read as", "cells; a recipe of cells fits: cells-tiny, cells"),
+        ("read as", f"cells; {trained}"),
         ("cells", f"{len(source):,}; {' to '.join(f'{n:,}' for n in dict.fromkeys((sizes[0], sizes[-1])))} a section"),
         ("sections", f"{len(sections)} of {len(animals)} animal{'s' * (len(animals) > 1)}: {most}"),
         ("genes", _genes(source)),
@@ -92,9 +99,23 @@ def facts(source: Source, looked: list[Measured]) -> list[tuple[str, str]]:
     return found
 
 
+def refusal(source: Source) -> str:
+    """Why no recipe takes these cells, trained or not; empty where one does."""
+    if _counted(source):
+        return ""
+    found = f"0 of {len(source):,}" + ("" if len(source.panel) else ", for no genes were found") + "."
+    do = 'name the table (CSV) or the layer (h5ad) in cells.json: "counts": ....'
+    return str(Refused("recipes of cells learn from counts: cells should have some.", found=found, do=do))
+
+
 def doubts(source: Source, looked: list[Measured]) -> list[str]:
     """What the user should know, and what looks odd."""
     found = list(source.remarks)
+    if (counted := _counted(source)) < FEWEST:
+        found.append(
+            f"{counted:,} of {len(source):,} cells have counts, {FEWEST} are needed to train a recipe: give more, or "
+            "describe these by a trained run (brodmann embed RUN --data ...)"
+        )
     silent = float((source.total_counts == 0).mean())
     if len(source.panel) and silent > 0.2:
         found.append(f"{silent:.0%} of the cells have no counts: other cells, or genes left out?")
@@ -112,6 +133,11 @@ def doubts(source: Source, looked: list[Measured]) -> list[str]:
                 f"registration stretches sections by {min(slabs):.2f} to {max(slabs):.2f}: a wrong unit or transform?"
             )
     return found
+
+
+def _counted(source: Source) -> int:
+    """Cells that recipes take by themselves: those of one count or more."""
+    return int((np.asarray(source.total_counts) >= Cells().least_counts).sum())
 
 
 def _median(values: list[float]) -> float:

@@ -174,6 +174,13 @@ class Writer:
         )
         self._rows += neurons
 
+    def drop(self) -> None:
+        """Remove the files of the last `start`: they will not be finished."""
+        growing = self._open.pop()
+        for stream in growing.arrays.values():
+            stream.close()
+        atomic.remove(growing.folder)
+
     def close(
         self,
         neurons: pd.DataFrame,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import zipfile
 import zlib
@@ -17,12 +18,13 @@ from brodmann import atomic, caches
 from brodmann.errors import BrodmannError, Corrupt, Refused
 from brodmann.neurons import cache, places, timing
 from brodmann.neurons.cache import Growing
-from brodmann.neurons.readers.grey import Grey
+from brodmann.neurons.readers.grey import Grey, WrongSize
 from brodmann.neurons.readers.raw import Piece, Raw, Trial
 from brodmann.neurons.readers.sidecar import Stated
 from brodmann.neurons.recipe import Clips
 from brodmann.neurons.source import BEHAVIOUR, Source
 from brodmann.progress import Say
+from brodmann.reasons import indented, told
 
 _BYTES = 1 << 25
 """A block of frames, about."""
@@ -97,7 +99,8 @@ def convert(
     Raises
     ------
     Refused
-        Whatever `brodmann.neurons.source.open` refuses but the lack of training frames.
+        Whatever `brodmann.neurons.source.open` refuses but the lack of training frames. Of several recordings one whose
+        content is refused is left out; a rate or size that is not the wanted one refuses all.
     """
     raws = sorted(raws, key=lambda raw: (raw.subject, raw.id))
     ids = [raw.id for raw in raws]
@@ -111,31 +114,46 @@ def convert(
         )
     registered = stated.named_space() is not None
     found = [places.placed(raw, stated, registered=registered) for raw in raws]
-    for raw, (table, *_) in zip(raws, found, strict=True):
+    for raw in raws:
         timing.check_rate(raw.rate_hz, wanted.rate_hz, what=raw.file)
-        if not raw.trials or not len(table):
-            raise Refused(
-                f"{raw.file} should hold trials and neurons.",
-                found=f"{len(raw.trials):,} trials, {len(table):,} neurons.",
-            )
     size = wanted.height_px * wanted.width_px
     need = sum(trial.frames * (size + 4 * len(raw.neurons) + 16) for raw in raws for trial in raw.trials)
-    shown, left = Shown(), list(skipped)
+    shown, left, kept = Shown(), list(skipped), list[tuple[Any, ...]]()
     with cache.Writer(folder, name=name, need=need) as writer:
         with say.progress("reading recordings", 0, sum(len(raw.trials) for raw in raws)) as progress:
-            for raw, (table, order, remarks, _) in zip(raws, found, strict=True):
+            for raw, (table, order, remarks, at_home) in zip(raws, found, strict=True):
                 growing = writer.start(neurons=len(table), height_px=wanted.height_px, width_px=wanted.width_px)
-                trials, said = _Filling(raw, growing, stated, wanted, order, shown).fill(progress.advance)
+                before = copy.deepcopy(shown)
+                try:
+                    trials, said = _Filling(raw, growing, stated, wanted, order, shown).fill(progress.advance)
+                except (Refused, Corrupt) as error:
+                    if isinstance(error, WrongSize) or len(raws) + len(skipped) == 1:
+                        raise
+                    # names of clips are those of the recordings that are kept
+                    writer.drop()
+                    shown = before
+                    left.append((raw.file, str(error)))
+                    say(f"{raw.file} is left out: {error}")
+                    continue
+                kept.append((table, at_home))
                 notes = [*raw.notes, *remarks, *said]
                 # time stamps give 29.99999; one rate for all, where that is all the difference
                 rate_hz = wanted.rate_hz if abs(raw.rate_hz / wanted.rate_hz - 1) < _EQUAL else raw.rate_hz
                 writer.finish(raw.id, raw.subject, rate_hz=rate_hz, trials=trials, remarks=notes)
                 lost = np.setdiff1d(np.arange(len(raw.neurons)), order)
                 left.extend((f"{raw.id}/{unit}", "no place") for unit in raw.neurons["unit"].iloc[lost])
-        known = all(one[3] for one in found)
-        table, space, unit = places.whole([one[0] for one in found], stated, known=known, name=name)
+        if not kept:
+            raise none_left(name, left)
+        known = all(at_home for _, at_home in kept)
+        table, space, unit = places.whole([table for table, _ in kept], stated, known=known, name=name)
         remarks = [f"several videos are called '{clip}': they are told apart as {clip}#2, ..." for clip in shown.shared]
         return writer.close(table, space=space, unit=unit, skipped=left, remarks=sorted(remarks))
+
+
+def none_left(name: str, skipped: Sequence[tuple[str, str]]) -> Refused:
+    """Refusal of a set whose recordings were all left out, with why."""
+    found = f"{len(skipped):,} left out.{indented(told(skipped, limit=5), 4)}"
+    return Refused(f"{name} should hold at least one readable recording.", found=found)
 
 
 class _Filling:
@@ -152,6 +170,11 @@ class _Filling:
 
     def fill(self, advance: Any) -> tuple[pd.DataFrame, list[str]]:
         """Read, check and write every trial; returns the table of trials and what to say of it."""
+        if not self._raw.trials or not len(self._order):
+            raise Refused(
+                f"{self._raw.file} should hold trials and neurons.",
+                found=f"{len(self._raw.trials):,} trials, {len(self._order):,} neurons.",
+            )
         rows: list[dict[str, Any]] = []
         for number, trial in enumerate(self._raw.trials):
             where = f"{self._raw.file}, trial {number:,}"
@@ -252,7 +275,9 @@ def _read(piece: Piece, start: int, stop: int, where: str) -> NDArray[Any]:
         if isinstance(error, BrodmannError):
             raise
         raise Corrupt(
-            f"{where} should be readable.", found=str(error)[:200], cause="a copy or download cut short."
+            f"{where} should be readable.",
+            found=f"{str(error)[:200].rstrip('.')}.",
+            cause="a copy or download cut short.",
         ) from error
     if len(block) != stop - start:
         raise Corrupt(f"{where} should have frames {start:,} ... {stop - 1:,}.", found=f"{len(block):,} of them.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,20 +12,17 @@ _WINDOW_S, _NEURONS, _FRAMES, _RECORDINGS = 20.0, 100, 6, 3
 _BARS_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
-def draw(source: Source, path: Path) -> Path:
-    """Write a PNG: of up to three recordings some frames of video, and a raster of responses below them.
+def draw(source: Source) -> Any:
+    """Of up to three recordings some frames of video, and a raster of responses below them.
 
     Parameters
     ----------
     source : Source
-    path : Path
 
     Returns
     -------
-    Path
-        ``path``.
+    matplotlib.figure.Figure
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     shown = source.recordings[:_RECORDINGS]
@@ -36,8 +32,7 @@ def draw(source: Source, path: Path) -> Path:
     rows = figure.subfigures(len(shown), 1, squeeze=False)[:, 0]
     for part, recording in zip(rows, shown, strict=True):
         _recording(part, recording)
-    FigureCanvasAgg(figure).print_png(str(path))
-    return path
+    return figure
 
 
 def _recording(figure: Any, one: Recording) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
-from brodmann.errors import Usage
 from brodmann.patches.source import Section, Source
+from brodmann.phantom.asked import check, stained
 from brodmann.phantom.brain import grow
 from brodmann.phantom.cut import planes
 from brodmann.phantom.files import write
@@ -16,10 +16,9 @@ from brodmann.phantom.sheet import Sheet
 from brodmann.phantom.transcriptome import transcripts
 from brodmann.space import PHANTOM
 
-__all__ = ["PhantomRecording", "PhantomSection", "recordings", "sections", "transcripts", "truth", "write"]
+__all__ = ["PhantomRecording", "PhantomSection", "check", "recordings", "sections", "transcripts", "truth", "write"]
 
 _VERSION = 1
-_NETWORKS = ("areas", "place")
 
 
 def sections(
@@ -76,13 +75,7 @@ def sections(
         "seed": seed, "brains": brains, "sections_per_brain": sections_per_brain, "native_um": native_um,
         "registration_mm": registration_mm, "nuisance": nuisance, "spacing_mm": spacing_mm,
     }  # fmt: skip
-    for name in ("brains", "sections_per_brain", "native_um", "spacing_mm"):
-        if float(settings[name]) <= 0:
-            raise Usage(f"'{name}' of a phantom should be positive.", found=f"{settings[name]}.", do="give more.")
-    if networks not in _NETWORKS:
-        raise Usage(f"networks of a phantom should follow one of {', '.join(_NETWORKS)}.", found=f"'{networks}'.")
-    if not 0 <= tilt_deg <= 45:
-        raise Usage("'tilt_deg' of a phantom should be 0 to 45.", found=f"{tilt_deg:g}.")
+    stained({**settings, "networks": networks, "tilt_deg": tilt_deg})
     # data that were described before there was a choice keep their fingerprint
     settings |= {"networks": networks} if networks != "areas" else {}
     settings |= {"gradients": gradients} if gradients != 1 else {}

@@ -18,6 +18,7 @@ from brodmann.cells.readers.sidecar import Entry, Stated
 from brodmann.cells.source import Source
 from brodmann.errors import BrodmannError, Refused
 from brodmann.progress import Say
+from brodmann.reasons import indented, told
 
 __all__ = ["Entry", "Stated", "read"]
 
@@ -138,8 +139,11 @@ def _parts(files: list[Path], home: Path, stated: Stated, skipped: list[tuple[st
                 raise
             skipped.append((path.name, str(error)))
     if not parts:
-        reasons = "\n    ".join(f"{name}: {reason}" for name, reason in skipped[:10])
-        raise Refused(f"{home.name} should hold at least one readable file.", found=reasons)
+        reasons = indented(told(skipped, limit=5), 4)
+        raise Refused(
+            f"{home.name} should hold at least one readable file.",
+            found=f"{len(skipped):,} files, none of which passes.{reasons}",
+        )
     return parts
 
 

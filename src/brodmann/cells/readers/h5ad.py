@@ -34,7 +34,9 @@ def read(path: Path, stated: Stated, *, stem: str | None = None) -> Part:
         file = h5py.File(path, "r")
     except OSError as error:
         raise Corrupt(
-            f"{path.name} should be an HDF5 file.", found=str(error)[:200], cause="a copy or download cut short."
+            f"{path.name} should be an HDF5 file.",
+            found=f"{str(error)[:200].rstrip('.')}.",
+            cause="a copy or download cut short.",
         ) from error
     try:
         part = group(file, path, stated, stem=stem or path.stem)

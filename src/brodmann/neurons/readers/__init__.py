@@ -69,7 +69,9 @@ def look(data: str | Path) -> list[Look]:
         except (Refused, Corrupt):
             continue
         try:
-            shape = raw.trials[0].video(0, 1).shape[1:] if raw.trials else (0, 0)
+            if not raw.trials:
+                continue
+            shape = raw.trials[0].video(0, 1).shape[1:]
             # colours may come first
             height, width = shape[1:] if len(shape) == 3 and shape[-1] > 4 else shape[:2]
             stamps = raw.resampled or path.suffix == ".nwb"
@@ -137,7 +139,7 @@ def read(recipe: Recipe, data: str | Path | Sequence[str | Path], *, say: Say) -
 
 
 def _converted(files: list[Path], home: Path, stated: Stated, recipe: Recipe, folder: Path, say: Say) -> Source:
-    from brodmann.neurons.convert import convert
+    from brodmann.neurons.convert import convert, none_left
 
     raws: list[Raw] = []
     skipped: list[tuple[str, str]] = []
@@ -151,8 +153,7 @@ def _converted(files: list[Path], home: Path, stated: Stated, recipe: Recipe, fo
                 skipped.append((path.name, str(error)))
                 say(f"{path.name} is left out: {error}")
         if not raws:
-            reasons = "\n    ".join(f"{name}: {reason}" for name, reason in skipped[:10])
-            raise Refused(f"{home.name} should hold at least one readable recording.", found=reasons)
+            raise none_left(home.name, skipped)
         name = stated.name or (files[0].name if len(files) == 1 else home.name)
         return convert(raws, stated, recipe.samples, folder, name=name, skipped=skipped, say=say)
     finally:

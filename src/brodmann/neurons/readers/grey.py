@@ -15,6 +15,10 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114])
 _COLOURS = (3, 4)
 
 
+class WrongSize(Refused):
+    """Video of another size than the recipe asks for: the recipe may be wrong as well as the file."""
+
+
 class Grey:
     """Turns blocks of one recording's video into uint8 of the recipe's size.
 
@@ -72,7 +76,7 @@ class Grey:
         due = (self._wanted.height_px, self._wanted.width_px)
         if size == due:
             return
-        raise Refused(
+        raise WrongSize(
             f"video of {self._where} should be {due[0]} x {due[1]} pixels (height x width), as the recipe says.",
             found=f"{size[0]} x {size[1]}.",
             cause="height and width are swapped." if size == due[::-1] else "",

@@ -68,7 +68,7 @@ def read(path: Path, stated: Stated) -> Raw:
             raise
         raise Corrupt(
             f"{path.name} should be an NWB file.",
-            found=str(error)[:200],
+            found=f"{str(error)[:200].rstrip('.')}.",
             cause="a copy or download cut short, or a version that is not known.",
         ) from error
 

@@ -129,7 +129,9 @@ def load(path: Path, *, mapped: bool = True) -> NDArray[Any]:
         raise
     except (OSError, ValueError, EOFError) as error:
         raise Corrupt(
-            f"{path.name} should be an array of numpy.", found=str(error)[:200], cause="a copy or download cut short."
+            f"{path.name} should be an array of numpy.",
+            found=f"{str(error)[:200].rstrip('.')}.",
+            cause="a copy or download cut short.",
         ) from error
 
 

@@ -69,7 +69,9 @@ def npz(path: Path, scratch: Path, *, under: str = "") -> Store:
         if isinstance(error, BrodmannError):
             raise
         raise Corrupt(
-            f"{path.name} should be an archive of numpy.", found=str(error)[:200], cause="a copy or download cut short."
+            f"{path.name} should be an archive of numpy.",
+            found=f"{str(error)[:200].rstrip('.')}.",
+            cause="a copy or download cut short.",
         ) from error
 
 
@@ -135,7 +137,9 @@ def zarr(path: Path, *, groups: tuple[str, ...] = ("trials", "neurons")) -> Stor
     except (ValueError, KeyError, OSError, TypeError, RuntimeError) as error:
         if isinstance(error, BrodmannError):
             raise
-        raise Corrupt(f"{path.name} should be a zarr group.", found=str(error)[:200] or type(error).__name__) from error
+        raise Corrupt(
+            f"{path.name} should be a zarr group.", found=f"{str(error)[:200].rstrip('.') or type(error).__name__}."
+        ) from error
 
 
 def _check(array: Any, name: str) -> None:

@@ -110,7 +110,9 @@ def _csv(path: Path, source: Source, remarks: list[str], *, part: bool) -> pd.Da
         table = pd.read_csv(path, dtype=names, keep_default_na=False)
     except (ValueError, UnicodeDecodeError, OSError) as error:
         raise Corrupt(
-            f"{path.name} should be CSV with a header.", found=str(error)[:200], cause="a file cut short or edited."
+            f"{path.name} should be CSV with a header.",
+            found=f"{str(error)[:200].rstrip('.')}.",
+            cause="a file cut short or edited.",
         ) from error
     table.columns = [str(name).strip() for name in table.columns]
     missing = [name for name in NEEDED if name not in table]

@@ -15,6 +15,7 @@ from brodmann.patches.readers import layermap, masks, quicknii, sidecar, spots
 from brodmann.patches.readers.placing import content_of, placed
 from brodmann.patches.readers.sidecar import Entry, Stated
 from brodmann.patches.source import Source
+from brodmann.reasons import indented, told
 from brodmann.sidecar import inside, strict_json
 from brodmann.space import Space, unregistered
 
@@ -132,6 +133,7 @@ def _assemble(folder: Path, file: str | None, stated: Stated) -> Source:
     digest = hashlib.sha256()
     contents: dict[Path, Any] = {}
     names: set[str] = set()
+    only: BrodmannError | None = None
     for entry in entries:
         try:
             section = _section(folder, entry, stated, anchors.get(entry.file), space, series_um)
@@ -140,6 +142,7 @@ def _assemble(folder: Path, file: str | None, stated: Stated) -> Source:
             state = _state(contents, folder, entry, section)
         except BrodmannError as error:
             skipped.append((entry.file, str(error)))
+            only = error
             continue
         except OSError as error:
             skipped.append((entry.file, f"cannot be read: {error.strerror or error}"))
@@ -148,12 +151,15 @@ def _assemble(folder: Path, file: str | None, stated: Stated) -> Source:
         digest.update(state)
         sections.append(section)
     if not sections:
-        reasons = "\n    ".join(f"{name}: {reason}" for name, reason in skipped[:10])
+        give = f"give PNG, JPEG, TIFF or OME-Zarr ({', '.join(SUFFIXES)}), or a sections.json;"
+        give += " of cells h5ad, loom, CSV or SpatialData."
+        if file is not None and only is not None and len(skipped) == 1:
+            raise Refused(only.asked, found=only.found, cause=only.cause, do=only.do or give) from only
+        reasons = indented(told(skipped, limit=5), 4)
         raise Refused(
             f"{folder.name} should hold at least one readable section.",
-            found=f"{len(skipped)} files, none of which passes.\n    {reasons}" if skipped else "no data files.",
-            do=f"give PNG, JPEG, TIFF or OME-Zarr ({', '.join(SUFFIXES)}), or a sections.json;"
-            " of cells h5ad, loom, CSV or SpatialData.",
+            found=f"{len(skipped):,} files, none of which passes.{reasons}" if skipped else "no data files.",
+            do="" if skipped else give,
         )
     if space is None:
         space = unregistered(max(s.width_um for s in sections) / 1000, max(s.height_um for s in sections) / 1000)
