@@ -57,7 +57,7 @@ def test_held_out_rows_are_shown_where_they_are(page, served):
     assert page.locator("#legend .bare").count() == 0
     page.locator("#colour").select_option("area, predicted")
     page.wait_for_selector("#legend .bare")
-    assert page.locator("#legend .bare").text_content().startswith("Nothing on B1_s0 is known.")
+    assert page.locator("#legend .bare").text_content().startswith("None of the patches of B1_s0 has a value.")
     page.locator("#legend .bare button").click()
     until(page, f"{WHERE}.startsWith('B2_s')")
     assert page.locator("#legend .bare").count() == 0

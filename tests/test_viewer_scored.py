@@ -41,7 +41,7 @@ def test_a_fitted_orientation_has_the_colour_of_the_measured_one():
     np.testing.assert_array_equal(said.palette[said.values], measured.palette[measured.values])
     assert (said.low, said.high) == (0, 180)
     assert "error" not in said.about
-    assert "of bars" in said.about
+    assert "of the bars, deg" in said.about
     assert "both ends are the same" in said.about
 
 
@@ -75,8 +75,8 @@ def test_a_number_is_that_of_its_row_and_no_median(task, metric, words):
 
 @pytest.mark.parametrize(
     ("brains", "rows", "words"),
-    [(2, 1, " of B1: "), (8, 3, " of B1, B2, B3: "), (8, 6, " of 6 of 8 brains: "), (2, 2, " of all 2 brains: "),
-     (1, 1, "rows: ")],
+    [(2, 1, " of B1: "), (8, 3, " of B1, B2, B3: "), (8, 6, " of 6 of 8 brains: "), (2, 2, " of both brains: "),
+     (3, 3, " of all 3 brains: "), (1, 1, "rows: ")],
 )  # fmt: skip
 def test_the_brains_that_were_held_out_are_named(brains, rows, words):
     many = table(brains=brains)

@@ -27,14 +27,14 @@ export class Legend {
     this.holder.replaceChildren(...parts);
   }
 
-  /** Nothing on the section has a colour: say so, and lead to a section where something has. */
-  bare(section: string | null, to: string | null, go: () => void): void {
+  /** Nothing on a section has a colour: the words that say so, and the way to a section where something has. */
+  bare(words: string, to: string, go: () => void): void {
     this.holder.querySelector(".bare")?.remove();
-    if (section === null) return;
+    if (!words) return;
     const line = document.createElement("p");
     line.className = "bare";
-    line.append(`Nothing on ${section} is known. `);
-    if (to !== null) {
+    line.append(`${words} `);
+    if (to) {
       const button = document.createElement("button");
       button.type = "button";
       button.textContent = `Open ${to}`;

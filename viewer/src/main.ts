@@ -90,9 +90,9 @@ async function colour(): Promise<void> {
 /** Say so where the section has no colour at all, and lead to the one that has most. */
 function bare(): void {
   const number = sheetNumber(), known = colouring?.known;
-  const none = known && !known[number] ? (scene.sheets[number]?.id ?? null) : null;
-  const to = known?.some((n) => n > 0) ? busiest(known) : null;
-  legend.bare(none, to, () => { state.section = to ?? state.section; void openSection(); });
+  const none = known && !known[number] ? `None of the ${scene.system} of ${state.section} has a value.` : "";
+  const to = known?.some((n) => n > 0) ? busiest(known) : "";
+  legend.bare(none, to, () => { state.section = to; void openSection(); });
 }
 
 /** Palette as pixels; of free colours the 32 shades of red, green and blue that the server counts in. */

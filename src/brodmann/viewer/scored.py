@@ -60,7 +60,8 @@ def numbers(table: AnnData, title: str, score: Score) -> Colouring:
     if score.task == "tuning":
         # without a known orientation the score speaks of motion, too
         bars = len(score.truth) > 0 and score.target != _MOTION
-        about = f"orientation fitted to the model's answers to gratings, deg, of {'bars' if bars else 'motion'}{of}"
+        about = f"orientation of {'the bars' if bars else 'motion'}, deg, fitted to the model's answers to gratings"
+        about += f", for neurons{of}"
         return colouring.angles(title, values - 90 * bars, period_deg=180.0, about=f"{about}: {score.split}")
     about = {
         "properties": f"{score.target}, predicted for held-out rows{of}",
@@ -80,5 +81,5 @@ def _brains(table: AnnData, known: NDArray[np.bool_]) -> str:
     if not names or len(every) == 1:
         return ""
     if len(names) == len(every):
-        return f" of all {len(every)} brains"
+        return " of both brains" if len(every) == 2 else f" of all {len(every)} brains"
     return f" of {', '.join(names)}" if len(names) <= _NAMED else f" of {len(names)} of {len(every)} brains"
