@@ -13,7 +13,7 @@ export interface Scene {
 
 export interface Colouring {
   title: string; kind: "classes" | "number" | "rgb"; names: string[]; counts: number[]; low: number; high: number;
-  about: string; palette: string[];
+  about: string; palette: string[]; unknown: number; known: number[];
 }
 
 export interface Place {

@@ -18,7 +18,30 @@ export class Legend {
       about.textContent = colouring.about;
       parts.push(about);
     }
+    if (colouring.unknown) {
+      const line = document.createElement("p"), swatch = document.createElement("i");
+      line.className = "unknown";
+      line.append(swatch, `${colouring.unknown.toLocaleString("en")} not known: grey in the plane, bare on the section`);
+      parts.push(line);
+    }
     this.holder.replaceChildren(...parts);
+  }
+
+  /** Nothing on a section has a colour: the words that say so, and the way to a section where something has. */
+  bare(words: string, to: string, go: () => void): void {
+    this.holder.querySelector(".bare")?.remove();
+    if (!words) return;
+    const line = document.createElement("p");
+    line.className = "bare";
+    line.append(`${words} `);
+    if (to) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = `Open ${to}`;
+      button.onclick = go;
+      line.append(button);
+    }
+    this.holder.firstElementChild?.after(line);
   }
 
   private classes(colouring: Colouring, only: number): HTMLElement {

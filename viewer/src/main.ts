@@ -4,9 +4,10 @@ import {
   type Colouring, type Place, type Ranks, type Scene, bytes, json, lasso, onLost, within,
 } from "./api";
 import { Legend } from "./legend";
+import { Notice } from "./notice";
 import { Scatter, shade } from "./scatter";
 import { SectionView } from "./section";
-import { type State, read, write } from "./state";
+import { type State, read, settle, write } from "./state";
 import { card, strip, ticks } from "./panels";
 
 function $<T extends HTMLElement>(id: string): T {
@@ -32,9 +33,15 @@ let colourTurn = 0;
 const scatter = new Scatter($<HTMLCanvasElement>("plane"));
 const section = new SectionView($("osd"), $<HTMLCanvasElement>("marks"), $("scale"));
 const legend = new Legend($("legend"));
+const notice = new Notice($("notice"));
 
 function say(text: string): void {
   $("status").textContent = text;
+}
+
+function tell(text: string, seconds = 6): void {
+  notice.show(text, seconds);
+  say(text);
 }
 
 let writing = 0;
@@ -52,13 +59,18 @@ function sheetNumber(): number {
 
 // ------------------------------------------------------------------------------------------------------------ colours
 
+function bySimilarity(): boolean {
+  return state.query && state.asmap && state.place >= 0;
+}
+
 function colourKey(): string {
-  if (state.query && state.asmap && state.place >= 0) return `a${state.place}`;
+  if (bySimilarity()) return `a${state.place}`;
   return (scene.colourings.find((one) => one.title === state.colour) ?? scene.colourings[0])?.key ?? "c0";
 }
 
 async function colour(): Promise<void> {
   const turn = ++colourTurn, key = colourKey();
+  $<HTMLSelectElement>("colour").value = bySimilarity() ? "" : state.colour;
   const most = scene.most;
   const [palette, values] = await Promise.all([
     json<Colouring>(`r/${state.run}/colouring/${key}`),
@@ -69,9 +81,18 @@ async function colour(): Promise<void> {
   if (state.only > palette.names.length) state.only = 0;
   scatter.setValues(new Uint16Array(values), pixels(palette), state.only);
   legend.show(palette, state.only);
+  bare();
   await section.setColours(key, hex(palette), state.only);
   if (scene.rows > most) await more();
   remember();
+}
+
+/** Say so where the section has no colour at all, and lead to the one that has most. */
+function bare(): void {
+  const number = sheetNumber(), known = colouring?.known;
+  const none = known && !known[number] ? `None of the ${scene.system} of ${state.section} has a value.` : "";
+  const to = known?.some((n) => n > 0) ? busiest(known) : "";
+  legend.bare(none, to, () => { state.section = to; void openSection(); });
 }
 
 /** Palette as pixels; of free colours the 32 shades of red, green and blue that the server counts in. */
@@ -97,6 +118,7 @@ legend.onOnly = (value) => {
   state.only = state.only === value ? 0 : value;
   scatter.setOnly(state.only);
   legend.show(colouring, state.only);
+  bare();
   void section.setColours(colourKey(), hex(colouring), state.only);
   remember();
 };
@@ -117,6 +139,7 @@ async function openSection(view: [number, number, number] | null = null): Promis
   slide.setAttribute("aria-valuetext", sheet.id);
   $("osd").setAttribute("aria-label", `Section ${sheet.id} of ${sheet.subject}`);
   tick();
+  bare();
   await section.open(state.run, number, sheet, scene.space, view);
   remember();
 }
@@ -135,6 +158,7 @@ function tick(): void {
 
 async function mark(rank: number, travel: boolean): Promise<void> {
   state.place = rank;
+  notice.hide();
   place = await json<Place>(`r/${state.run}/row/${rank}`);
   card($("card"), scene, state.run, place, { find: () => void query(true), all: state.query });
   // a search that is open asks about the newly marked place
@@ -161,8 +185,11 @@ function marks(): void {
 }
 
 async function query(open: boolean): Promise<void> {
-  const before = state.query && state.asmap;
+  if (open && state.place < 0) tell("Mark a place first: click on the section, or on a point of the plane.");
+  const before = bySimilarity();
   state.query = open && state.place >= 0;
+  if (!state.query) state.asmap = false;
+  $<HTMLInputElement>("asmap").checked = state.asmap;
   found = [];
   $("strip").hidden = !state.query;
   if (state.query) {
@@ -173,7 +200,7 @@ async function query(open: boolean): Promise<void> {
     say(`${found.length} places that look like the marked one`);
   }
   marks();
-  if (before !== (state.query && state.asmap) || (state.query && state.asmap)) await colour();
+  if (before || bySimilarity()) await colour();
   remember();
 }
 
@@ -210,25 +237,30 @@ async function more(): Promise<void> {
 
 // ------------------------------------------------------------------------------------------------------------- the run
 
-async function openRun(): Promise<void> {
+/** Open the run of the state; `wrong` is what a link named and is not here, or null where no link is followed. */
+async function openRun(wrong: string[] | null): Promise<void> {
   scene = await json<Scene>(`r/${state.run}`);
+  const gone = settle(state, scene);
   document.title = `${scene.name} – Brodmann`;
   const chooser = $<HTMLSelectElement>("colour");
   const groups = new Map<string, HTMLOptGroupElement>();
+  // what the menu shows while similarity is; it is chosen beside the search
+  const alike = new Option("similarity", "");
+  alike.hidden = true;
   for (const one of scene.colourings) {
     const group = groups.get(one.group) ?? document.createElement("optgroup");
     group.label = one.group;
     group.append(new Option(one.title.replace(/^gene /, ""), one.title));
     groups.set(one.group, group);
   }
-  chooser.replaceChildren(...groups.values());
-  if (!scene.colourings.some((one) => one.title === state.colour)) state.colour = scene.colourings[0]?.title ?? "";
-  chooser.value = state.colour;
+  chooser.replaceChildren(alike, ...groups.values());
+  if (!state.colour) state.colour = scene.colourings[0]?.title ?? "";
   const brains = new Set(scene.sheets.map((sheet) => sheet.subject)).size;
   if (brains < 2 && state.among === "brains") state.among = scene.sheets.length > 1 ? "sections" : "all";
   if (state.radius < 0) state.radius = scene.field_mm ? Math.min(20, Math.max(0.1, Math.round(scene.field_mm * 10) / 10)) : 1;
   $<HTMLSelectElement>("among").value = state.among;
   $<HTMLInputElement>("radius").value = String(state.radius);
+  $("apart").textContent = `mm of each other on the same ${scene.registered ? "brain" : "section"}`;
   const slide = $<HTMLInputElement>("slide");
   slide.max = String(scene.sheets.length - 1);
   $("method").textContent = scene.method;
@@ -236,7 +268,7 @@ async function openRun(): Promise<void> {
   const [x0, y0, x1, y1] = scene.frame;
   const [cx, cy, half] = state.plane ?? [(x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2];
   scatter.view = { cx, cy, half };
-  if (!state.section) state.section = busiest();
+  if (!state.section) state.section = busiest((await json<Colouring>(`r/${state.run}/colouring/${colourKey()}`)).known);
   // the strip takes its room before a view is restored, so that the view keeps its size
   $("strip").hidden = !(state.query && state.place >= 0);
   // all at once: the first picture waits for nothing but its own parts
@@ -248,24 +280,31 @@ async function openRun(): Promise<void> {
   await more();
   card($("card"), scene, state.run, null, { find: () => undefined, all: false });
   if (state.outline.length) await outline(state.outline);
-  if (state.place >= scene.rows) state.place = -1;
   const asked = state.query;
   if (state.place >= 0) {
     state.query = false;
     await mark(state.place, false);
     if (asked) await query(true);
   }
+  const missing = wrong && [...wrong, ...gone];
+  if (missing?.length)
+    tell(`The link names what is not here: ${missing.join(", ")}. Shown is ${scene.name}, section ${state.section}, by ${state.colour}.`, 30);
+  remember();
   document.body.dataset["ready"] = "1";
 }
 
-/** The section in the middle of the brain with most samples: a better first look than the first cut. */
-function busiest(): string {
-  const best = scene.sheets.reduce((a, b) => (b.rows > a.rows ? b : a), scene.sheets[0] as Scene["sheets"][0]);
-  return best?.id ?? "";
+/** The section with most samples that have a colour: a better first look than the first cut. */
+function busiest(known: number[]): string {
+  const counts = scene.sheets.map((sheet, i) => [known[i] ?? 0, sheet.rows] as const);
+  const best = counts.reduce((a, [n, rows], i) => {
+    const [most, of] = counts[a] as readonly [number, number];
+    return n > most || (n === most && rows > of) ? i : a;
+  }, 0);
+  return scene.sheets[best]?.id ?? "";
 }
 
 function clearAll(): void {
-  Object.assign(state, { section: "", view: null, plane: null, place: -1, query: false, outline: [], only: 0, radius: -1 });
+  Object.assign(state, { section: "", view: null, plane: null, place: -1, query: false, asmap: false, outline: [], only: 0, radius: -1 });
   chosen = null;
   place = null;
   found = [];
@@ -273,6 +312,8 @@ function clearAll(): void {
   section.setChosen(null);
   $("strip").hidden = true;
   $("clear").hidden = true;
+  notice.hide();
+  apply();
   marks();
 }
 
@@ -332,17 +373,34 @@ function pickColour(title: string): void {
   void colour();
 }
 
+// a list that is open keeps its keys; most browsers do not even tell of them
+const LISTS = CSS.supports("selector(select:open)");
+
+/** A menu gives the focus back after a choice with the mouse; one that is stepped through with arrows keeps it. */
+function releases(menu: HTMLSelectElement): void {
+  let keyed = false;
+  menu.addEventListener("keydown", () => { keyed = true; });
+  menu.addEventListener("pointerdown", () => { keyed = false; });
+  menu.addEventListener("change", () => { if (!keyed) menu.blur(); });
+}
+
 function byKey(event: KeyboardEvent): void {
   const target = event.target as HTMLElement;
   if (event.ctrlKey || event.metaKey || event.altKey || $<HTMLDialogElement>("keys").open) return;
-  if (target.matches("input[type=number],select") && event.key !== "Escape") return;
+  if (target.matches("input[type=number]") && event.key !== "Escape") return;
+  if (LISTS && target.matches("select:open")) return;
   const does: Record<string, () => void> = {
     "[": () => step(-1), "]": () => step(1), c: () => chooseColour(1), C: () => chooseColour(-1),
     o: () => opacity(state.opacity + 0.1), O: () => opacity(state.opacity - 0.1), d: () => toggle("dots"),
     i: () => toggle("invert"), t: () => toggle("light"), l: () => setLasso(!scatter.lassoing),
     f: () => void query(true), "?": () => $<HTMLDialogElement>("keys").showModal(), 0: home,
-    m: () => { if (state.query) { state.asmap = !state.asmap; apply(); void colour(); } },
-    Escape: () => { if (scatter.lassoing) setLasso(false); else if (state.query) void query(false); else if (chosen) void outline([]); },
+    m: () => {
+      if (!state.query) { tell("Find similar places first: mark a place, then press f."); return; }
+      state.asmap = !state.asmap;
+      apply();
+      void colour();
+    },
+    Escape: () => { if (notice.shown) notice.hide(); else if (scatter.lassoing) setLasso(false); else if (state.query) void query(false); else if (chosen) void outline([]); },
   };
   const act = does[event.key];
   if (act) { act(); event.preventDefault(); }
@@ -385,11 +443,14 @@ function wire(): void {
   $("help").onclick = () => $<HTMLDialogElement>("keys").showModal();
   $<HTMLSelectElement>("among").onchange = (event) => { state.among = (event.target as HTMLSelectElement).value; void query(true); };
   $<HTMLInputElement>("radius").onchange = (event) => {
-    const asked = Number((event.target as HTMLInputElement).value);
-    state.radius = asked >= 0 && asked <= 100 ? asked : 0;
+    const box = event.target as HTMLInputElement, asked = box.valueAsNumber;
+    // what is used is what the box says: the nearest that may be, or, of no number, what it was
+    if (Number.isFinite(asked)) state.radius = Math.round(Math.min(100, Math.max(0, asked)) * 100) / 100;
+    box.value = String(state.radius);
     void query(true);
   };
   $<HTMLInputElement>("asmap").onchange = (event) => { state.asmap = (event.target as HTMLInputElement).checked; void colour(); };
+  for (const id of ["run", "colour", "among"]) releases($<HTMLSelectElement>(id));
   document.addEventListener("keydown", byKey);
   window.addEventListener("resize", () => { if (scene) tick(); });
   const list = $("keylist");
@@ -411,16 +472,22 @@ async function begin(): Promise<void> {
   wire();
   apply();
   const runs = await json<{ name: string; system: string; rows: number }[]>("runs");
-  if (state.run >= runs.length) state.run = 0;
+  const wrong: string[] = [];
+  if (state.run >= runs.length) {
+    wrong.push(`run ${state.run}`);
+    if (state.place >= 0) wrong.push(`place ${state.place}`);
+    // places and outlines are those of that run's own table
+    Object.assign(state, { run: 0, place: -1, plane: null, outline: [] });
+  }
   const chooser = $<HTMLSelectElement>("run");
   chooser.replaceChildren(...runs.map((run, i) => new Option(`${run.name} (${run.system})`, String(i))));
   chooser.value = String(state.run);
   chooser.onchange = () => {
     state.run = Number(chooser.value);
     clearAll();
-    void openRun();
+    void openRun(null);
   };
-  await openRun();
+  await openRun(wrong);
 }
 
 begin().catch((error: unknown) => {

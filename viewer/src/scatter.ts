@@ -230,14 +230,18 @@ export class Scatter {
       this.draws.stroke();
       this.draws.setLineDash([]);
     }
-    for (const one of this.found) ring(this.draws, ...this.toPixels(one.x, one.y), 5, accent);
-    if (this.place) ring(this.draws, ...this.toPixels(this.place.x, this.place.y), 8, ink);
+    // the casing is of the ground, and a ring is wider than a point: what lies inside and beside it is seen
+    const ground = style.getPropertyValue("--stage").trim();
+    for (const one of this.found) ring(this.draws, ...this.toPixels(one.x, one.y), 6.5, accent, ground);
+    if (this.place) ring(this.draws, ...this.toPixels(this.place.x, this.place.y), 10, ink, ground);
   }
 }
 
-/** A ring that shows on every ground: dark under light. */
-export function ring(draws: CanvasRenderingContext2D, x: number, y: number, radius: number, colour: string): void {
-  for (const [width, tone] of [[4.5, "rgba(0,0,0,.75)"], [2, colour]] as const) {
+/** A ring that shows on every ground: on images light over dark, elsewhere cased in the ground's own tone. */
+export function ring(
+  draws: CanvasRenderingContext2D, x: number, y: number, radius: number, colour: string, ground = "rgba(0,0,0,.75)",
+): void {
+  for (const [width, tone] of [[4.5, ground], [2, colour]] as const) {
     draws.beginPath();
     draws.arc(x, y, radius, 0, 2 * Math.PI);
     draws.lineWidth = width;

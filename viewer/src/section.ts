@@ -36,6 +36,7 @@ export class SectionView {
   private wanted: [number, number, number] | null = null;
   private turn = 0;
   private waiting = 0;
+  private pointer: OpenSeadragon.Point | null = null;
 
   constructor(holder: HTMLElement, private readonly marks: HTMLCanvasElement, private readonly scale: HTMLElement) {
     this.draws = marks.getContext("2d") as CanvasRenderingContext2D;
@@ -73,8 +74,11 @@ export class SectionView {
     });
     new OpenSeadragon.MouseTracker({
       element: holder,
-      moveHandler: (event) => this.cursor((event as unknown as { position: OpenSeadragon.Point }).position),
-      leaveHandler: () => this.onCursor(""),
+      moveHandler: (event) => {
+        this.pointer = (event as unknown as { position: OpenSeadragon.Point }).position;
+        this.cursor(this.pointer);
+      },
+      leaveHandler: () => { this.pointer = null; this.onCursor(""); },
     });
     // its own single-letter keys would shadow ours
     this.viewer.addHandler("canvas-key", (event) => {
@@ -87,6 +91,7 @@ export class SectionView {
     const turn = ++this.turn;
     Object.assign(this, { run, number, sheet, space, samples: null });
     this.wanted = view;
+    this.onCursor(""); // said anew when the section is there
     this.wait(true);
     const sources: { tileSource: object; opacity?: number }[] = [{ tileSource: this.image() }];
     if (this.key) sources.push({ tileSource: this.colours(), opacity: this.opacity });
@@ -277,6 +282,8 @@ export class SectionView {
       ring(draws, x, y, 2, "#fff");
     }
     this.bar(um);
+    // the section moves under a mouse that rests: by keys, while it glides, when another is opened
+    if (this.pointer) this.cursor(this.pointer);
   }
 
   private spots(at: (x: number, y: number) => [number, number], width: number, height: number, um: number): void {

@@ -1,5 +1,7 @@
 // What the page shows, kept in the address after '#', so that a reload or a link brings it back.
 
+import type { Scene } from "./api";
+
 export interface State {
   run: number;
   section: string;
@@ -66,6 +68,27 @@ export function read(hash: string): State {
   state.invert = given.get("invert") === "1";
   state.light = given.get("light") === "1";
   return state;
+}
+
+/** What the state names and the run has not, in words; the state is then as if it had not named it. */
+export function settle(state: State, scene: Scene): string[] {
+  const gone: string[] = [];
+  const short = (name: string): string => (name.length > 40 ? `${name.slice(0, 40)}…` : name);
+  if (state.section && !scene.sheets.some((sheet) => sheet.id === state.section)) {
+    gone.push(`section ${short(state.section)}`);
+    Object.assign(state, { section: "", view: null });
+  }
+  if (state.colour && !scene.colourings.some((one) => one.title === state.colour)) {
+    gone.push(`colour ${short(state.colour)}`);
+    Object.assign(state, { colour: "", only: 0 });
+  }
+  if (state.place >= scene.rows) {
+    gone.push(`place ${state.place}`);
+    state.place = -1;
+  }
+  if (state.place < 0) state.query = false;
+  if (!state.query) state.asmap = false;
+  return gone;
 }
 
 export function write(state: State): string {

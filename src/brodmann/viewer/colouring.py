@@ -56,7 +56,7 @@ class Colouring:
         """What the page needs for palette and legend; the values go as bytes."""
         return {
             "title": self.title, "kind": self.kind, "names": self.names, "counts": self.counts, "low": self.low,
-            "high": self.high, "about": self.about,
+            "high": self.high, "about": self.about, "unknown": int(np.count_nonzero(self.values == 0)),
             "palette": [
                 "#{:02X}{:02X}{:02X}".format(*row) for row in ([] if self.kind == "rgb" else self.palette.tolist())
             ],
@@ -100,6 +100,7 @@ def numbers(
 
     values = np.asarray(values, np.float64)
     known = np.isfinite(values)
+    scale = "" if ends else f"the ends of the scale are the {share[0]:g} and {share[1]:g} % points"
     low, high = ends or (np.percentile(values[known], share).tolist() if known.any() else (0.0, 1.0))
     if high <= low:
         low, high = low - 0.5, low + 0.5
@@ -108,7 +109,7 @@ def numbers(
     return Colouring(
         title=title, kind="number", values=np.where(known, 1 + step.round(), 0).astype(np.uint16),
         palette=np.concatenate([_MISSING[None], (ramp * 255).round().astype(np.uint8)]), low=low, high=high,
-        about=about or f"the ends of the scale are the {share[0]:g} and {share[1]:g} % points",
+        about="; ".join(filter(None, (about, scale))),
     )  # fmt: skip
 
 
@@ -120,7 +121,7 @@ def expression(title: str, values: NDArray[np.floating], *, unit: str) -> Colour
     return numbers(title, values, ends=(0.0, top), about=about)
 
 
-def angles(title: str, values: NDArray[np.floating], *, period_deg: float) -> Colouring:
+def angles(title: str, values: NDArray[np.floating], *, period_deg: float, about: str = "") -> Colouring:
     """Colours of an angle on a ring that closes: 0 and the period look the same.
 
     The ring runs through blue, light green, yellow and dark red, a circle in OKLab whose plane holds the axes of
@@ -138,7 +139,8 @@ def angles(title: str, values: NDArray[np.floating], *, period_deg: float) -> Co
     step = np.floor(np.where(known, values, 0.0) % period_deg / period_deg * _STEPS).clip(0, _STEPS - 1)
     return Colouring(
         title=title, kind="number", values=np.where(known, 1 + step, 0).astype(np.uint16),
-        palette=np.concatenate([_MISSING[None], _ring()]), high=period_deg, about="an angle: both ends are the same",
+        palette=np.concatenate([_MISSING[None], _ring()]), high=period_deg,
+        about="; ".join(filter(None, (about, "an angle: both ends are the same"))),
     )  # fmt: skip
 
 

@@ -147,10 +147,11 @@ class Answers:
         )  # fmt: skip
 
     def colouring(self, given: Given, body: bytes) -> Answer:
-        """Palette and legend."""
+        """Palette and legend, and how many rows of each section have a colour."""
         del body
         scene, _ = self._scene(given)
-        return _json(scene.colouring(_key(given)).plain())
+        found = scene.colouring(_key(given))
+        return _json(found.plain() | {"known": scene.known(found)})
 
     def points(self, given: Given, body: bytes) -> Answer:
         """Places in the plane, uint16 pairs in order of rank."""

@@ -25,7 +25,7 @@ from brodmann.samples import stream
 from brodmann.systems import system
 from brodmann.tasks import _metrics
 from brodmann.tasks._score import Score
-from brodmann.viewer import colouring, plane
+from brodmann.viewer import colouring, plane, scored
 from brodmann.viewer.alike import Alike
 from brodmann.viewer.colouring import Colouring
 from brodmann.viewer.tiles import Absent, Density, Drawn, Pyramid, spot_um
@@ -243,15 +243,13 @@ class Scene:
             )  # fmt: skip
         for (task, target), score in predicted.items():
             title = f"{target}, predicted" if task == "areas" else f"{task}: {target}"
-            made[title] = "Scores", lambda title=title, score=score: self._predicted(title, score)
+            made[title] = "Scores", lambda title=title, score=score: scored.classes(self.table, title, score)
         for level in self._levels():
             made[level] = "Domains", lambda level=level: self._domains(level)
         for score in scores:
             if not score.classes and len(score.predicted):
-                made[f"{score.task}: {score.target}"] = "Scores", lambda score=score: self._numbers(
-                    f"{score.task}: {score.target}", score.predicted, f"{score.metric} of each held-out row"
-                    if score.task != "properties" else "predicted for held-out rows",
-                )  # fmt: skip
+                title = f"{score.task}: {score.target}"
+                made[title] = "Scores", lambda title=title, score=score: scored.numbers(self.table, title, score)
         for name in [str(n) for n in obs.columns if n not in _PLACES and pd.api.types.is_numeric_dtype(obs[n])]:
             made[name] = "Numbers", lambda name=name: self._number(name)
         made["features"] = "Features and place", self._features
@@ -296,6 +294,10 @@ class Scene:
                 self.remarks.append(f"{path.name} cannot be read: {error.asked}")
         return found
 
+    def known(self, chosen: Colouring) -> list[int]:
+        """How many rows of each section have a colour."""
+        return [int(np.count_nonzero(chosen.values[sheet.rows])) for sheet in self.sheets]
+
     def _levels(self) -> list[str]:
         path = self.run.path / levels.FOLDER
         if not path.is_dir():
@@ -307,13 +309,6 @@ class Scene:
     def _classes(self, name: str, column: pd.Categorical, others: list[pd.Series]) -> Colouring:
         key = labels.Key.of([*labels.used(column), *(str(v) for other in others for v in set(other))])
         return colouring.classes(name, column, key)
-
-    def _predicted(self, title: str, score: Score) -> Colouring:
-        known = list(score.classes)
-        if score.target in self.obs:
-            known += labels.used(labels.column(self.table, score.target))
-        names = labels.aligned(self.table, score.predicted)
-        return colouring.classes(title, names, labels.Key.of(known), about=f"held-out rows: {score.split}")
 
     def _domains(self, level: str) -> Colouring:
         column, palette = levels.read(self.run, level)
@@ -328,10 +323,6 @@ class Scene:
 
     def _gene(self, name: str) -> Colouring:
         return colouring.expression(f"gene {name}", self._measured.column(name), unit=self._measured.unit)
-
-    def _numbers(self, title: str, values: pd.Series, about: str) -> Colouring:
-        aligned = values.reindex(labels.ids(self.table)).to_numpy(np.float64)
-        return colouring.numbers(title, aligned, about=f"{about}; scale from its 1 to its 99 % point")
 
     def _features(self) -> Colouring:
         found, _ = self._components
