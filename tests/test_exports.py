@@ -112,6 +112,19 @@ def rows_of(table, section) -> np.ndarray:
     return np.flatnonzero((table.obs["section"] == section).to_numpy() & (np.arange(table.n_obs) % 10 != 0))
 
 
+def test_domains_without_labels_and_measures_of_responses_are_exported(run, table, tmp_path):
+    """A score of stability predicts nothing; the domains that it is of are there all the same."""
+    copy = Run.load(shutil.copytree(run.path, tmp_path / "run"))
+    names = quarters(table.obs)
+    copy.forget("scores/domains-quarter.json")
+    planted(copy, "domains", "4 domains", names[:0])
+    planted(copy, "responses", "responses", pd.Series(0.5, index=names.index))
+    out = bm.export(copy, "csv", tmp_path / "all.csv", quiet=True)
+    frame = pd.read_csv(out)
+    assert (frame["predicted_domain_4"] == names.to_numpy()).all()
+    assert (frame["measured_responses"] == 0.5).all()
+
+
 # ---------------------------------------------------------------------------------------------------------- sections
 
 

@@ -171,7 +171,8 @@ def listed(run: Run) -> dict[str, str]:
     for stem in sorted(file.stem for file in (run.path / "scores").glob("*.json")):
         task, _, target = stem.partition("-")
         if task not in {"domains", "layers", "wiring"}:
-            found[stem if task not in _PLAIN or target in found else target] = stem
+            bare = (task in _PLAIN or task == target) and target not in found
+            found[target if bare else stem] = stem
     path = run.path / levels.FOLDER
     if path.is_dir():
         columns = cast("Any", zarr.open_group(str(path), mode="r"))["obs"].attrs["column-order"]
