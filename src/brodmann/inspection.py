@@ -291,7 +291,8 @@ def _phantom(name: str) -> Report:
 
 def _beside(path: Path, system: str, skipped: list[tuple[str, str]]) -> list[str]:
     """What else a folder holds, that another system would read."""
-    names = [name for name in strangers(path, system) if name not in {file for file, _ in skipped}]
+    left = {file for file, _ in skipped}
+    names = [name for name in strangers(path, system) if name not in left]
     return [
         f"also here, not looked at: {', '.join(names[:6])}{f' and {len(names) - 6} more' if len(names) > 6 else ''}; "
         "name one file, or keep each kind in a folder of its own, to have it looked at"

@@ -43,6 +43,11 @@ def _names(names: list[str]) -> str:
     return f"{first} (and {len(others):,} more: {', '.join(others[:_NAMED])}{', ...' * (len(others) > _NAMED)})"
 
 
+def words(error: BaseException) -> str:
+    """What another library says went wrong, cut to 200 characters, with a full stop: a cause may follow."""
+    return f"{str(error)[:200].rstrip('.') or type(error).__name__}."
+
+
 def indented(texts: Sequence[str], width: int) -> str:
     """Texts below one another, each on a line of its own that begins after ``width`` blanks, as all their lines do."""
     return "".join("\n" + " " * width + text.replace("\n", "\n" + " " * width) for text in texts)

@@ -195,12 +195,13 @@ export class Scatter {
     const [x0, y0, x1, y1] = this.bounds();
     const share = Math.min(1, ((x1 - x0) * (y1 - y0)) / 65535 ** 2);
     const around = Math.max(1, seen * share);
+    // points shrink as they become many; a small table is drawn with discs that a projector shows
+    const radius = Math.min(4.2, 110 / Math.sqrt(around));
     this.points.draw(this.draws, layers, {
       bounds: [x0, y0, x1, y1],
       ground: shade(getComputedStyle(this.canvas).getPropertyValue("--stage")),
-      // points shrink as they become many; a small table is drawn with discs that a projector shows
-      radius: Math.max(0.5, Math.min(4.2, 110 / Math.sqrt(around))) * ratio,
-      round: Math.min(4.2, 110 / Math.sqrt(around)) > 0.75,
+      radius: Math.max(0.5, radius) * ratio,
+      round: radius > 0.75,
       strength: around > 200_000 ? 0.55 : around > 40_000 ? 0.75 : 0.92,
       palette: this.palette,
       only: this.only,

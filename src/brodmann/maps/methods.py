@@ -82,8 +82,9 @@ def _samples(part: Mapping[str, Any], noun: str) -> list[str]:
 def _model(recipe: Mapping[str, Any], steps: int | None) -> list[str]:
     encoder, objective, partners, fit = (_part(recipe, name) for name in ("encoder", "objective", "partners", "fit"))
     said: list[str] = []
-    if str(recipe.get("system")) in NETWORKS:
-        said += NETWORKS[str(recipe.get("system"))](recipe)
+    network = NETWORKS.get(str(recipe.get("system")))
+    if network:
+        said += network(recipe)
     elif encoder:
         detail = "-".join(str(encoder[key]) for key in ("kind", "depth", "size") if key in encoder)
         for kind, name in (("resnet", "ResNet"), ("convnext", "ConvNeXt"), ("vit", "ViT")):
@@ -109,7 +110,7 @@ def _model(recipe: Mapping[str, Any], steps: int | None) -> list[str]:
             other = "" if partners.get("same_section") else ", never on the same section"
             sentence += f"; partners were patches {whose} within {reach:g} mm {along}{other}".replace("  ", " ")
         said.append(sentence[0].upper() + sentence[1:] + ".")
-    elif kind and str(recipe.get("system")) not in NETWORKS:
+    elif kind and not network:
         said.append(f"It was trained with the objective {plain(kind)}.")
     count = steps or fit.get("steps")
     if isinstance(count, int):

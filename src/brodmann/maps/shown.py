@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from brodmann.maps.drawing import short
 from brodmann.maps.page import text
+from brodmann.tasks._score import size
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,12 @@ class Shown:
         null = given.get("null")
         if null is not None and not any("null" in name for name in baselines):
             baselines["spatial null"] = Value.of(null)
-        n = words(given.get("n", ""))
-        n += f" {given['what']}" if given.get("what") else ""
-        if given.get("n_groups"):
-            groups = f"{words(given['n_groups'])} {given.get('cluster', 'groups')}"
-            whole = given.get("what") == given.get("cluster")
-            # rows that are drawn one by one are named once
-            n = n if n == groups else f"{words(given['n'])} of {groups}" if whole else f"{n}, {groups}"
+        n, what, groups = given.get("n", ""), given.get("what"), given.get("n_groups")
+        if isinstance(n, int) and what and groups:
+            n = size(n, what, groups, given.get("cluster", "groups"))
+        else:
+            n = words(n) + (f" {what}" if what else "")
+            n += f", {words(groups)} {given.get('cluster', 'groups')}" if groups else ""
         return Shown(
             task=plain(given.get("task", "score")),
             target=str(given.get("target", "")),
@@ -130,17 +130,21 @@ class Shown:
         unclear: list[str] = []
         better: list[str] = []
         for name, item in self.baselines.items():
-            gain = self.gains.get(name, item)
-            if name not in self.gains or not gain.between:
-                own = self.more.get(f"{self.scored}, as the null", self.score) if "null" in name else self.score
-                low, high = (own.value, own.value) if "null" in name else (own.low, own.high)
-                # a rival without an interval is taken as exact
-                ends = (item.low, item.high) if item.between else (item.value, item.value)
-                gain = Value(own.value - item.value, low - ends[1], high - ends[0])
+            paired = self.gains.get(name)
+            gain = paired if paired and paired.between else self._unpaired(name, item)
             low, high = sorted((sign * gain.low, sign * gain.high))
             if math.isfinite(low + high):
                 (beaten if low > 0 else better if high < 0 else unclear).append(name)
         return beaten, unclear, better
+
+    def _unpaired(self, name: str, item: Value) -> Value:
+        """The score minus a baseline of which no paired gain is known; ends that overlap hold 0."""
+        # a rival without an interval is taken as exact
+        low, high = (item.low, item.high) if item.between else (item.value, item.value)
+        if "null" in name:
+            own = self.more.get(f"{self.scored}, as the null", self.score).value
+            return Value(own - item.value, own - high, own - low)
+        return Value(self.score.value - item.value, self.score.low - high, self.score.high - low)
 
     @property
     def undecided(self) -> list[str]:

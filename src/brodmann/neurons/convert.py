@@ -24,7 +24,7 @@ from brodmann.neurons.readers.sidecar import Stated
 from brodmann.neurons.recipe import Clips
 from brodmann.neurons.source import BEHAVIOUR, Source
 from brodmann.progress import Say
-from brodmann.reasons import indented, told
+from brodmann.reasons import indented, told, words
 
 _BYTES = 1 << 25
 """A block of frames, about."""
@@ -276,7 +276,7 @@ def _read(piece: Piece, start: int, stop: int, where: str) -> NDArray[Any]:
             raise
         raise Corrupt(
             f"{where} should be readable.",
-            found=f"{str(error)[:200].rstrip('.')}.",
+            found=words(error),
             cause="a copy or download cut short.",
         ) from error
     if len(block) != stop - start:

@@ -14,6 +14,7 @@ from brodmann.cells.columns import as_bytes
 from brodmann.cells.readers.part import Dense, Loaded, Part, Sparse, Table, tidy, turned
 from brodmann.cells.readers.sidecar import Stated
 from brodmann.errors import Corrupt, Refused
+from brodmann.reasons import words
 
 _COUNTS = re.compile(r"count|raw|umi|spots", re.IGNORECASE)
 _PLACES = re.compile(r"spatial|coord|xy|position|centroid", re.IGNORECASE)
@@ -35,7 +36,7 @@ def read(path: Path, stated: Stated, *, stem: str | None = None) -> Part:
     except OSError as error:
         raise Corrupt(
             f"{path.name} should be an HDF5 file.",
-            found=f"{str(error)[:200].rstrip('.')}.",
+            found=words(error),
             cause="a copy or download cut short.",
         ) from error
     try:

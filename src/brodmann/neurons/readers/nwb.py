@@ -23,6 +23,7 @@ from brodmann.neurons.readers import tables
 from brodmann.neurons.readers.raw import Piece, Raw, Trial, check_claim, names, picked, rows, stated_rate
 from brodmann.neurons.readers.sidecar import NAME, Stated
 from brodmann.neurons.readers.views import UM, Indexed, Wide, beside, centres
+from brodmann.reasons import words
 
 _MICROSCOPE = {"TwoPhotonSeries", "OnePhotonSeries"}
 _DECONVOLVED = re.compile(r"deconv|event|spike|inferred", re.IGNORECASE)
@@ -68,7 +69,7 @@ def read(path: Path, stated: Stated) -> Raw:
             raise
         raise Corrupt(
             f"{path.name} should be an NWB file.",
-            found=f"{str(error)[:200].rstrip('.')}.",
+            found=words(error),
             cause="a copy or download cut short, or a version that is not known.",
         ) from error
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from brodmann.errors import Corrupt, Refused
 from brodmann.neurons.readers.sidecar import Stated
 from brodmann.neurons.source import BEHAVIOUR
+from brodmann.reasons import words
 
 Piece = Callable[[int, int], NDArray[Any]]
 """Frames ``start .. stop - 1`` of a trial, time along the first axis."""
@@ -130,7 +131,7 @@ def load(path: Path, *, mapped: bool = True) -> NDArray[Any]:
     except (OSError, ValueError, EOFError) as error:
         raise Corrupt(
             f"{path.name} should be an array of numpy.",
-            found=f"{str(error)[:200].rstrip('.')}.",
+            found=words(error),
             cause="a copy or download cut short.",
         ) from error
 

@@ -17,6 +17,7 @@ from brodmann import atomic
 from brodmann.caches import ELSEWHERE
 from brodmann.errors import BrodmannError, Corrupt, Refused
 from brodmann.neurons.readers.raw import check_claim, objects
+from brodmann.reasons import words
 
 _CHUNK = 1 << 31
 _COPY = 1 << 22
@@ -70,7 +71,7 @@ def npz(path: Path, scratch: Path, *, under: str = "") -> Store:
             raise
         raise Corrupt(
             f"{path.name} should be an archive of numpy.",
-            found=f"{str(error)[:200].rstrip('.')}.",
+            found=words(error),
             cause="a copy or download cut short.",
         ) from error
 
@@ -137,9 +138,7 @@ def zarr(path: Path, *, groups: tuple[str, ...] = ("trials", "neurons")) -> Stor
     except (ValueError, KeyError, OSError, TypeError, RuntimeError) as error:
         if isinstance(error, BrodmannError):
             raise
-        raise Corrupt(
-            f"{path.name} should be a zarr group.", found=f"{str(error)[:200].rstrip('.') or type(error).__name__}."
-        ) from error
+        raise Corrupt(f"{path.name} should be a zarr group.", found=words(error)) from error
 
 
 def _check(array: Any, name: str) -> None:

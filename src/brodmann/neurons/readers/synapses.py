@@ -28,6 +28,7 @@ from brodmann.neurons.readers import stores
 from brodmann.neurons.readers.raw import text
 from brodmann.neurons.readers.sidecar import NAME, Stated, inside
 from brodmann.neurons.source import Source
+from brodmann.reasons import words
 
 FILE = "synapses.csv"
 NEEDED = ("pre", "post", "synapses")
@@ -111,7 +112,7 @@ def _csv(path: Path, source: Source, remarks: list[str], *, part: bool) -> pd.Da
     except (ValueError, UnicodeDecodeError, OSError) as error:
         raise Corrupt(
             f"{path.name} should be CSV with a header.",
-            found=f"{str(error)[:200].rstrip('.')}.",
+            found=words(error),
             cause="a file cut short or edited.",
         ) from error
     table.columns = [str(name).strip() for name in table.columns]
