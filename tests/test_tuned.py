@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from brodmann import patches, phantom, results, verbs
-from brodmann.errors import Changed, Interrupted, Leak, Refused, Usage
+from brodmann.errors import Changed, Interrupted, Leak, Refused, SpaceMismatch, Usage
 from brodmann.patches import calibration
 from brodmann.patches.labelled import Labelled, balanced
 from brodmann.run import Run
@@ -326,6 +327,33 @@ def test_labels_that_are_not_there_are_refused(source, tmp_path, changes, words)
         verbs.fit(recipe, source, tmp_path / "run", quiet=True)
 
 
+def test_an_atlas_can_be_what_is_learned(source, tmp_path, monkeypatch):
+    asked = []
+
+    def areas(xyz, *, level, folder):
+        asked.append((len(xyz), level, str(folder)))
+        return np.where(xyz[:, 2] > np.median(xyz[:, 2]), "above", np.where(xyz[:, 0] > 1, "right", "")).astype(object)
+
+    monkeypatch.setattr("brodmann.datasets.ccf.areas", areas)
+    monkeypatch.setenv("BRODMANN_DATA", str(tmp_path))
+    there = replace(source, space=replace(source.space, name="ccf_v3"))
+    monkeypatch.setattr("brodmann.atlases.CCF_V3", there.space)
+    recipe = tuned(tune__target="ccf-divisions")
+    taught = patches.samples(there, recipe, part="train")
+    where = taught.places[["x_mm", "y_mm", "z_mm"]].to_numpy()
+    assert taught.labels["ccf-divisions"].tolist() == areas(where, level="", folder="").tolist()
+    assert set(taught.places["subject"]) == {"B2", "B3"}
+    assert asked[0] == (len(where), "divisions", str(tmp_path / "sections" / "mouse_glt1"))
+    run = verbs.fit(recipe, there, tmp_path / "run", quiet=True)
+    assert verbs.trained(run)[1].classes == ("above", "right")
+    asked.clear()
+    table = verbs.embed(run, there, controls=False, quiet=True)
+    assert not asked
+    assert "ccf-divisions" not in table.obs
+    with pytest.raises(SpaceMismatch, match="ccf_v3"):
+        verbs.fit(tuned(tune__target="ccf"), source, tmp_path / "other", quiet=True)
+
+
 # ----------------------------------------------------------------------------------------------------------- answers
 
 
@@ -479,7 +507,7 @@ def test_the_calibration_error_is_that_of_a_loop():
 # ----------------------------------------------------------------------------------------------------------- recipes
 
 
-@pytest.mark.parametrize("name", ["patches-tiny", "patches-cytonet"])
+@pytest.mark.parametrize("name", ["patches-tiny", "patches-cytonet", "patches-mouse"])
 def test_a_tuned_recipe_can_begin_with_its_base(name):
     base, after = verbs.recipe(name), verbs.recipe(f"{name}-tuned")
     assert (after.samples, after.encoder, after.split) == (base.samples, base.encoder, base.split)

@@ -1,4 +1,4 @@
-"""Targets that name an atlas: its labels at the places of a table, as a column of it."""
+"""What can be asked by name: columns of a table, and atlases, whose labels are taken at the places of rows."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from brodmann import features, verbs
+from brodmann import features
 from brodmann.errors import Refused, SpaceMismatch, Usage
 from brodmann.space import CCF_V3, Space
 from brodmann.spaces import HUMAN
 
-CCF_LEVELS = {"ccf": "areas", "ccf-divisions": "divisions", "ccf-layers": "layers"}
+CCF_LEVELS = {
+    "ccf": "areas", "ccf-divisions": "divisions", "ccf-layers": "layers", "ccf-structures": "structures",
+}  # fmt: skip
 NAMES = (*CCF_LEVELS, "brainglobe:NAME", "julich")
 """How targets name an atlas; ``brainglobe:NAME:2`` asks for the second level of its ontology, the root being 0."""
 INSTALLED = Path("~/.brainglobe")
@@ -27,6 +29,56 @@ INSTALLED = Path("~/.brainglobe")
 _BRAINGLOBE = re.compile(r"brainglobe:(?P<name>[A-Za-z0-9_.+-]+)(:(?P<level>\d+))?")
 
 Areas = Callable[[NDArray[np.float64], Space], NDArray[np.object_]]
+
+
+def targets(table: ad.AnnData) -> list[str]:
+    """Columns of a table that name classes: what `score areas` can be asked."""
+    known = {"id", "subject", "section", "x_um", "y_um", "angle_deg", "x_mm", "y_mm", "z_mm", "u_mm", "v_mm"}
+    obs = cast("pd.DataFrame", table.obs)
+    return [name for name in obs.columns if name not in known and not pd.api.types.is_numeric_dtype(obs[name])]
+
+
+def named(target: str) -> bool:
+    """Whether a target names an atlas."""
+    return _atlas(target) is not None
+
+
+def at(
+    xyz_mm: NDArray[np.float64], target: str, *, space: Space, atlas: str | Path | None = None
+) -> NDArray[np.object_]:
+    """What an atlas says of places.
+
+    Parameters
+    ----------
+    xyz_mm : (n, 3) float64
+        Places in ``space``, mm.
+    target : str
+        Names the atlas, see `label`.
+    space : Space
+        The atlas's.
+    atlas : path, optional
+        Folder of its files, see `label`.
+
+    Returns
+    -------
+    ndarray (n,) of str
+        Empty where it says nothing.
+
+    Raises
+    ------
+    SpaceMismatch, Usage, Refused
+        See `label`.
+    """
+    areas = _atlas(target)
+    if areas is None:
+        raise Usage("a target should name an atlas.", found=f"'{target}'.", do=f"choose one of {', '.join(NAMES)}.")
+    found = areas(space, Path(atlas) if atlas else None)(xyz_mm, space)
+    if not (found != "").any():
+        raise Refused(
+            f"some rows should lie in a region of '{target}'.", found=f"none of {len(xyz_mm):,}.",
+            cause="places whose origin is not that of the space they name, or an annotation of another part.",
+        )  # fmt: skip
+    return found
 
 
 def label(table: ad.AnnData, target: str, *, atlas: str | Path | None = None) -> None:
@@ -37,8 +89,8 @@ def label(table: ad.AnnData, target: str, *, atlas: str | Path | None = None) ->
     table : AnnData
         In the atlas's space.
     target : str
-        A column (nothing is done), or an atlas: ``ccf``, ``ccf-divisions``, ``ccf-layers``; ``brainglobe:NAME``,
-        ``brainglobe:NAME:LEVEL``; ``julich``.
+        A column (nothing is done), or an atlas: ``ccf``, ``ccf-divisions``, ``ccf-layers``, ``ccf-structures``;
+        ``brainglobe:NAME``, ``brainglobe:NAME:LEVEL``; ``julich``.
     atlas : path, optional
         Folder of its files. By default the CCF's lie where ``BRODMANN_DATA`` points, BrainGlobe's in ``~/.brainglobe``,
         and Julich-Brain is asked of siibra.
@@ -53,8 +105,7 @@ def label(table: ad.AnnData, target: str, *, atlas: str | Path | None = None) ->
         Files that hold no such atlas, or not one row that lies in it.
     """
     obs = cast("pd.DataFrame", table.obs)
-    names = _atlas(target)
-    if atlas is not None and names is None:
+    if atlas is not None and not named(target):
         raise Usage(
             "an atlas serves the targets that name one.",
             found=f"'{target}' is a column of the table." if target in obs else f"'{target}'.",
@@ -62,23 +113,15 @@ def label(table: ad.AnnData, target: str, *, atlas: str | Path | None = None) ->
         )
     if target in obs:
         return
-    if names is None:
-        near = difflib.get_close_matches(target, [*verbs.targets(table), *NAMES], n=1)
+    if not named(target):
+        near = difflib.get_close_matches(target, [*targets(table), *NAMES], n=1)
         raise Usage(
             f"'{target}' should be a label column or an atlas.",
-            found=f"columns {', '.join(verbs.targets(table)) or 'none'}; atlases {', '.join(NAMES)}.",
+            found=f"columns {', '.join(targets(table)) or 'none'}; atlases {', '.join(NAMES)}.",
             do=f"did you mean '{near[0]}'?" if near else "name one with --target; without it 'area' is asked for.",
         )
-    space = features.space_of(table)
-    areas = names(space, Path(atlas) if atlas else None)
     xyz = np.asarray(cast("Any", table.obsm)["xyz"], np.float64)
-    found = areas(xyz, space)
-    if not (found != "").any():
-        raise Refused(
-            f"some rows should lie in a region of '{target}'.", found=f"none of {len(xyz):,}.",
-            cause="places whose origin is not that of the space they name, or an annotation of another part.",
-        )  # fmt: skip
-    obs[target] = pd.Categorical(found)
+    obs[target] = pd.Categorical(at(xyz, target, space=features.space_of(table), atlas=atlas))
 
 
 def _atlas(target: str) -> Callable[[Space, Path | None], Areas] | None:

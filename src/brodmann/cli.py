@@ -81,7 +81,7 @@ def embed(
         out: Folder of a run derived from this one, for a table at other places or of other data beside its own.
         controls: Also make the control features (untrained encoder, hand-made statistics, profiles).
     """
-    from brodmann import dense, verbs
+    from brodmann import atlases, dense, verbs
     from brodmann.compute import lead
     from brodmann.settings import changes
 
@@ -95,7 +95,7 @@ def embed(
         return 0
     table = verbs.table(run)
     _out.print(f"{table.n_obs:,} rows of {table.n_vars} features: {run / 'features.zarr'}")
-    _out.print(f"next: brodmann score {run} areas --target ...  (columns: {', '.join(verbs.targets(table))})")
+    _out.print(f"next: brodmann score {run} areas --target ...  (columns: {', '.join(atlases.targets(table))})")
     return _done(verbs.skipped(table))
 
 

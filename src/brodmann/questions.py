@@ -10,7 +10,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from brodmann import features, verbs
+from brodmann import atlases, features, verbs
 from brodmann.atlases import label as label
 from brodmann.errors import Usage
 from brodmann.progress import Say
@@ -82,7 +82,7 @@ def needed(task: Task, table: ad.AnnData) -> None:
     if task == "novelty":
         raise Usage(
             "novelty looks inside regions that are known.", found="no target.",
-            do=f"name their column with --target; here there are {', '.join(verbs.targets(table))}.",
+            do=f"name their column with --target; here there are {', '.join(atlases.targets(table))}.",
         )  # fmt: skip
     raise Usage(
         f"{task} should be asked of a number that is known of the rows.", found="no target.",

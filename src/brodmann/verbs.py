@@ -299,13 +299,6 @@ def load(path: str | Path) -> Run:
     return Run.load(path)
 
 
-def targets(table: ad.AnnData) -> list[str]:
-    """Columns of a table that name classes: what `score areas` can be asked."""
-    known = {"id", "subject", "section", "x_um", "y_um", "angle_deg", "x_mm", "y_mm", "z_mm", "u_mm", "v_mm"}
-    obs = cast("pd.DataFrame", table.obs)
-    return [name for name in obs.columns if name not in known and not pd.api.types.is_numeric_dtype(obs[name])]
-
-
 def describe_recipes() -> str:
     """A line per recipe: its name and the first comment of its file."""
     return "\n".join(

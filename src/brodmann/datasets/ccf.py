@@ -24,7 +24,7 @@ REGIONS = "ccfv3_2017_regions.csv"
 VOXEL_MM = 0.025
 SOURCE = "http://download.alleninstitute.org/informatics-archive/current-release/mouse_ccf/annotation/ccf_2017/"
 
-Level = Literal["areas", "divisions", "layers"]
+Level = Literal["areas", "divisions", "layers", "structures"]
 
 CORTEX = {
     "FRP": 184, "MO": 500, "SS": 453, "GU": 1057, "VISC": 677, "AUD": 247, "VIS": 669, "ACA": 31, "PL": 972,
@@ -52,16 +52,17 @@ def areas(xyz_mm: NDArray[np.floating], *, level: Level = "areas", folder: str |
     ----------
     xyz_mm : ndarray (n, 3) float
         Places in `CCF_V3`: x left to right, y posterior to anterior, z inferior to superior, mm.
-    level : {"areas", "divisions", "layers"}
+    level : {"areas", "divisions", "layers", "structures"}
         ``areas``: isocortical areas and, outside the isocortex, divisions; ``divisions``: the 14 major divisions;
-        ``layers``: isocortical layer (1, 2/3, 4, 5, 6a, 6b).
+        ``layers``: isocortical layer (1, 2/3, 4, 5, 6a, 6b); ``structures``: whatever the annotation tells apart.
     folder : path
         Holds the annotation volume and the table of regions.
 
     Returns
     -------
     ndarray (n,) of str
-        Acronyms of the Allen ontology; empty outside the brain and where the level says nothing.
+        Acronyms of the Allen ontology, of structures their names; empty outside the brain and where the level says
+        nothing.
 
     Raises
     ------
@@ -109,6 +110,8 @@ def regions(path: str | Path, *, level: Level) -> dict[int, str]:
     missing = {number for number, name in opens.items() if name} - {number for number, _ in rows}
     if missing:
         raise Refused(f"{path.name} should list the Allen ontology.", found=f"no rows for ids {sorted(missing)}.")
+    if level == "structures":
+        return {number: "" if number == PARENTS["root"] else name for number, name in rows}
     result: dict[int, str] = {}
     current = ""
     for number, name in rows:

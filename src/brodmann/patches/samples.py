@@ -12,11 +12,11 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from brodmann import splits
+from brodmann import atlases, splits
 from brodmann.errors import Refused
 from brodmann.patches import tissue, views
 from brodmann.patches.partners import PartnerSampler, coordinates
-from brodmann.patches.recipe import Partners, Recipe
+from brodmann.patches.recipe import Partners, Recipe, Tune
 from brodmann.patches.source import Section, Source
 from brodmann.samples import Batch, stream
 from brodmann.settings import plain
@@ -84,6 +84,10 @@ class PatchSamples:
         place = [name for name in _PLACE if name in everything]
         self.places: pd.DataFrame = cast("pd.DataFrame", everything[place]).copy()
         self.labels = everything[[name for name in everything if name not in _PLACE and not str(name).startswith("_")]]
+        asked = recipe.tune.target if part == "train" and isinstance(recipe.tune, Tune) else ""
+        if asked not in self.labels and atlases.named(asked):
+            where = everything[["x_mm", "y_mm", "z_mm"]].to_numpy(float)
+            self.labels = self.labels.assign(**{asked: atlases.at(where, asked, space=self.space)})
         self._section_of = everything["_section"].to_numpy(np.int64)
         sections, brains = (int(self.places[name].nunique()) for name in ("section", "subject"))
         self.extent = f"{len(self.places):,} patches; sections: {sections}; brains: {brains}"
