@@ -110,7 +110,8 @@ def summary(rows: pd.DataFrame) -> str:
         shown = "" if np.isnan(low) else f"[{low:.3f}, {high:.3f}]"
         lines.append(
             f"| {of} | {part['classes'].mean():.0f} | {name} | {value.mean():.3f} | {value.min():.3f} - "
-            f"{value.max():.3f} | {shown} | {len(part)} | {part['n'].mean():,.0f} in {part['sections'].mean():.0f} sections |"
+            f"{value.max():.3f} | {shown} | {len(part)} | {part['n'].mean():,.0f} in "
+            f"{part['sections'].mean():.0f} sections |"
         )
     return "\n".join(lines) + "\n"
 

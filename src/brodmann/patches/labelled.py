@@ -154,8 +154,8 @@ def classes(samples: PatchSamples, tune: Tune) -> list[str]:
             f"tune.target = '{tune.target}' should be a label of the training sections.",
             found=f"labels {', '.join(map(str, samples.labels.columns)) or '(none)'}.",
             cause='samples.where = "grid" takes no labels from points, or the column has another name.',
-            do='name one in tune.target; labels come with points, under samples.where = "points" or "ribbon". Or name an '
-            f"atlas: {', '.join(atlases.NAMES)}.",
+            do='name one in tune.target; labels come with points, under samples.where = "points" or "ribbon". Or name '
+            f"an atlas: {', '.join(atlases.NAMES)}.",
         )
     share = _names(cast("pd.DataFrame", samples.labels), tune.target).value_counts()
     found = sorted(str(name) for name, count in share.items() if name and count >= tune.min_per_class)

@@ -115,7 +115,7 @@ class Tune:
 
     kind: Literal["areas"] = "areas"
     target: str = "area"
-    """Column of the labels that name a patch's class, or an atlas (``ccf``, ``brainglobe:NAME``, ``julich``) that does."""
+    """What names a patch's class: a column of the labels, or an atlas (``ccf``, ``brainglobe:NAME``, ``julich``)."""
     labels: int | None = pydantic.Field(default=None, ge=4)
     """Labelled patches that training may look at, those that calibrate among them, drawn evenly over classes; without
     a number, all."""
