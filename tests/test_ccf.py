@@ -51,6 +51,9 @@ def test_depth_first_rows_become_classes(table):
     assert (area[212], division[212], layer[212]) == ("CTXsp", "CTXsp", "")
     assert (area[623], division[623], area[997], area[1024], area[315]) == ("", "", "", "", "")
     assert area[354] == division[354] == "MY"
+    finest = ccf.regions(table, level="structures")
+    assert (finest[427], finest[977], finest[997]) == ("Ectorhinal area/Layer 2/3", "Ectorhinal area/Layer 6a", "")
+    assert len(set(finest.values())) == len(ROWS)
 
 
 def test_a_table_of_another_ontology_is_refused(table):

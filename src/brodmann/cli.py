@@ -125,7 +125,7 @@ def score(
             Of neurons, responses: are they predicted? tuning: as in the model? wiring: are similar ones connected?
         target: For areas, networks, a label column (area, network if not given); for novelty, the known regions; for
             domains, labels to compare with; for properties, deviation, tuning, a numeric column; for shortcuts, one of
-            them. An atlas also: ccf, ccf-divisions, ccf-layers, brainglobe:NAME, julich.
+            them. An atlas also: ccf, ccf-divisions, -layers, -structures, brainglobe:NAME, julich.
         by: Unit held out whole; defaults to the recipe's split.
         fold: Fold that is tested; defaults to the fold the encoder never saw, or all folds.
         buffer_mm: Training rows nearer than this to a test row are dropped.

@@ -70,8 +70,8 @@ def score(
         A run with a feature table (the score is kept in its ``scores/``), or a table.
     target : str, optional
         For ``areas``: a label column (by default ``area``), for ``networks`` (``network``) and for ``novelty``; or
-        an atlas in whose space the table is: ``ccf``, ``ccf-divisions``, ``ccf-layers``, ``brainglobe:NAME``,
-        ``julich``; see `brodmann.atlases`. For ``properties`` and ``deviation``: a numeric column. For
+        an atlas in whose space the table is, see `brodmann.atlases`: ``ccf`` (or ``ccf-divisions``, ``-layers``,
+        ``-structures``), ``brainglobe:NAME``, ``julich``. For ``properties`` and ``deviation``: a numeric column. For
         ``shortcuts``: one of them (``vessel``, ``fold``, ``section``, ``brain``) or a numeric column, instead of all
         that the table tells. For ``tuning``: the column with what is known, in degrees (by default
         ``orientation_deg``, of the bars, where there is one).
