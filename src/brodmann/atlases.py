@@ -144,7 +144,7 @@ def _ccf(target: str, space: Space, folder: Path | None) -> Areas:
         raise Usage(
             f"target '{target}' needs the CCFv3 annotation.",
             found="no folder for it.",
-            do="pass --atlas FOLDER, or set BRODMANN_DATA.",
+            do="let BRODMANN_DATA name the folder with sections/mouse_glt1 in it; `score` also takes --atlas FOLDER.",
         )
     return lambda xyz, _: ccf.areas(xyz, level=cast("Any", CCF_LEVELS[target]), folder=home)
 
@@ -169,7 +169,7 @@ def _installed(name: str, folder: Path | None) -> Path:
     raise Usage(
         f"'{name}' should be an atlas of BrainGlobe in {home}.", found=f"{', '.join(names) or 'no atlas'}.",
         do=f"did you mean 'brainglobe:{near[0]}'?" if near else "install it with BrainGlobe's tools (pip install "
-        f"brainglobe-atlasapi; brainglobe install -a {name}), or pass --atlas FOLDER.",
+        f"brainglobe-atlasapi; brainglobe install -a {name}); `score` also takes --atlas FOLDER.",
     )  # fmt: skip
 
 
