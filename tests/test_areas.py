@@ -163,12 +163,31 @@ def test_rare_and_missing_labels_take_no_part():
     assert any("150 of 1,200" in text for text in score.remarks)
 
 
+def test_features_join_the_form_of_coordinates_that_is_best():
+    """Of the sheet nothing can be told here; in space areas lie apart."""
+    table = planted(registration_mm=0.0, noise=3.0)
+    rng = np.random.default_rng(1)
+    table.obs["u_mm"], table.obs["v_mm"] = rng.uniform(0, 10, (2, table.n_obs))
+    score = areas(table, "area", BRAIN)
+    alone, both = score.baselines["coordinates only"], score.more["coordinates + features"]
+    assert "space" in alone.note
+    assert f"over coordinates only ({alone.value:.3f})" in both.note
+    assert both.value > alone.value - 0.1
+
+
 def test_wrong_questions_are_refused():
     table = planted()
     with pytest.raises(Usage, match="area"):
         areas(table, "aera", BRAIN)
     with pytest.raises(Refused, match="two classes"):
         areas(table, "area", BRAIN, min_per_class=10_000)
+    with pytest.raises(Refused, match=r"score RUN properties --target x_mm"):
+        areas(table, "x_mm", BRAIN)
+    with pytest.raises(Refused, match="a table without one"):
+        areas(table, "area", BRAIN, probe="head")
+    table.uns["brodmann"]["head"] = {"target": "layer", "classes": ["I", "II"]}
+    with pytest.raises(Refused, match="has one for 'layer'"):
+        areas(table, "area", BRAIN, probe="head")
     table.X = np.where(np.arange(table.n_obs)[:, None] == 3, np.nan, table.X)
     with pytest.raises(Refused, match="1 of 1200 rows"):
         areas(table, "area", BRAIN)

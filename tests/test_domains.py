@@ -7,6 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import anndata as ad
 import numpy as np
@@ -20,6 +21,7 @@ from brodmann.errors import Refused, Usage
 from brodmann.samples import stream
 from brodmann.tasks import _agreement, _consensus, _nested, _stability, _surroundings
 from brodmann.tasks import _metrics as metrics
+from brodmann.tasks._domain_value import Judged
 from brodmann.tasks._score import Score
 from brodmann.tasks.domains import domains
 
@@ -86,6 +88,19 @@ def test_surroundings_find_what_single_cells_do_not(found, table):
     assert (score.predicted == score.truth).mean() > 0.9
     assert any("50 of" in text for text in score.remarks)
     assert score.per_class["L2"]["f1"] > 0.85
+
+
+def test_an_interval_is_about_its_value():
+    """Classes and domains of whole sections, without relation: a section that is drawn twice agrees with itself."""
+    rng = np.random.default_rng(0)
+    section = np.repeat(np.arange(12), 100)
+    truth, said = (rng.integers(0, 6, 12)[section] for _ in range(2))
+    judged = Judged(None, np.arange(1200), truth, metrics.Bootstrap.of(section, 0), cast("Any", None))
+    drawn = _agreement.drawn(_agreement.counts(truth, said, judged.boot), judged.boot)
+    found = judged.measure([said.astype(np.int32)], coherent=False)
+    assert np.median(drawn) > found.value + 0.1
+    assert np.median(found.draws) == pytest.approx(found.value)
+    assert np.std(found.draws) == pytest.approx(np.std(drawn))
 
 
 def test_smoothed_noise_is_coherent_and_agrees_with_nothing(found):
@@ -182,8 +197,9 @@ def test_levels_are_kept_without_a_warning(found, table, tmp_path):
 def test_wrong_questions_are_refused(table):
     with pytest.raises(Usage, match="not 'nothing'"):
         domains(table, 3, target="nothing")
-    with pytest.raises(Usage, match="between 1 and"):
-        domains(table, 0)
+    for few in (0, 1):
+        with pytest.raises(Usage, match="between 2 and"):
+            domains(table, few)
     with pytest.raises(Usage, match="at least one"):
         domains(table, 3, seeds=0)
     bare = table.copy()

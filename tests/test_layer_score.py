@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -239,6 +241,16 @@ def test_answers_that_do_not_fit_are_refused():
         Tally.of(one.predicted[:, :30], one.truth, 8, 16.0)
     with pytest.raises(Refused, match="0 to 4"):
         Tally.of(one.predicted, one.truth, 5, 16.0)
+
+
+def test_a_layer_that_is_never_told_is_said():
+    truth = cortex(2)
+    said = np.where(truth == 4, 5, truth)
+    given = [replace(answer(f"s{k}", k, truth=truth.copy()), predicted=said.copy()) for k in (0, 1)]
+    score = layers(given, classes=CLASSES, by="section")
+    assert any(text.startswith("never told: IV;") for text in score.remarks)
+    right = layers([answer("s0", 0, truth=truth), answer("s1", 1, truth=truth.copy())], classes=CLASSES, by="section")
+    assert not any("never told" in text for text in right.remarks)
 
 
 def test_a_layer_that_does_not_occur_is_left_out_and_said():

@@ -162,7 +162,10 @@ def test_paired_gains_decide_what_is_better(tmp_path: Path) -> None:
             "profile": Estimate(0.05, 0.012, 0.09),
             "chance": Estimate(0.4),
         },
-        per_class={"V1": {"precision": 0.5, "recall": 0.75, "f1": 0.6, "n": 1234}},
+        per_class={
+            "V1": {"precision": 0.5, "recall": 0.75, "f1": 0.6, "n": 1234},
+            "never named": {"precision": float("nan"), "recall": 0.0, "f1": 0.0, "n": 7},
+        },
         remarks=("One fold only.",),
     )
     _, content = written(tmp_path, scores=[json.loads(score.to_json())])

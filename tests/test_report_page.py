@@ -113,6 +113,8 @@ def test_scores_without_baselines_are_a_table_too():
     listed = numbers.scores([{"task": "x", "value": 1.0}])
     assert len(listed) == 1
     assert numbers.scores([]).empty
+    never = {"task": "areas", "value": 1.0, "per_class": {"V1": {"precision": None, "f1": 0.0}}}
+    assert numbers.scores([never])["value"].isna().tolist() == [False, True, False]
 
 
 @viewing.needs_chromium

@@ -16,7 +16,8 @@ from brodmann.patches.labelled import Labelled, balanced
 from brodmann.run import Run
 from brodmann.samples import stream
 from brodmann.settings import digest
-from brodmann.tasks import _head
+from brodmann.tasks import _classes, _head
+from brodmann.tasks import _metrics as metrics
 from brodmann.tasks._metrics import Bootstrap
 
 SMALL = {
@@ -339,6 +340,10 @@ def test_an_atlas_can_be_what_is_learned(source, tmp_path, monkeypatch):
     there = replace(source, space=replace(source.space, name="ccf_v3"))
     monkeypatch.setattr("brodmann.atlases.CCF_V3", there.space)
     recipe = tuned(tune__target="ccf-divisions")
+    with pytest.raises(Usage, match="BRODMANN_DATA"):
+        patches.samples(there, recipe, part="train")
+    (tmp_path / "sections" / "mouse_glt1").mkdir(parents=True)
+    (tmp_path / "sections" / "mouse_glt1" / "ccfv3_2017_regions.csv").touch()
     taught = patches.samples(there, recipe, part="train")
     where = taught.places[["x_mm", "y_mm", "z_mm"]].to_numpy()
     assert taught.labels["ccf-divisions"].tolist() == areas(where, level="", folder="").tolist()
@@ -352,6 +357,23 @@ def test_an_atlas_can_be_what_is_learned(source, tmp_path, monkeypatch):
     assert "ccf-divisions" not in table.obs
     with pytest.raises(SpaceMismatch, match="ccf_v3"):
         verbs.fit(tuned(tune__target="ccf"), source, tmp_path / "other", quiet=True)
+
+
+def test_what_is_wrong_with_a_head_is_said():
+    rng = np.random.default_rng(0)
+    top, right = rng.uniform(0.5, 0.7, 400), rng.random(400) < 0.9
+    head = _head.Head(
+        said=right.astype(np.int64), top=top, plain=top + 0.2, right=right, sure=np.ones(400, bool), temperature=2.0,
+        threshold=0.0, calibrated=24, wanted=0.95,
+    )  # fmt: skip
+    judge = _classes.Judge(np.ones(400, np.int64), 2, Bootstrap.of(np.arange(400) // 40, 0), metrics.macro_f1)
+    few, missed, modest = head.remarks(head.measures(judge))
+    assert "from 24 rows" in few
+    assert missed.startswith(f"{right.mean():.0%} of the named rows")
+    assert "too modest, by 0.3" in modest
+    fine = replace(head, calibrated=400, wanted=0.8, plain=top, top=top + 0.28)
+    assert fine.remarks(fine.measures(judge)) == []
+    assert replace(head, calibrated=0).remarks({}) == []
 
 
 # ----------------------------------------------------------------------------------------------------------- answers
@@ -386,6 +408,11 @@ def test_the_head_itself_can_be_scored_and_says_when_it_is_unsure(learned):
     assert own.classes[-1] == "unsure"
     assert np.array(own.confusion)[:, -1].sum() == unsure.sum()
     assert own.more["own head, coverage"].value == pytest.approx(1 - unsure.mean())
+    right = own.truth[~unsure] == own.predicted[~unsure]
+    named = own.more["own head, accuracy where sure"]
+    assert named.value == pytest.approx(right.mean())
+    assert "0.90 is wanted" in named.note
+    assert any("90% were wanted" in text for text in own.remarks) == (named.value < 0.9)
     again = type(own).from_json(own.to_json())
     assert again.predicted.equals(own.predicted)
     # what a map paints

@@ -146,6 +146,11 @@ def _ccf(target: str, space: Space, folder: Path | None) -> Areas:
             found="no folder for it.",
             do="let BRODMANN_DATA name the folder with sections/mouse_glt1 in it; `score` also takes --atlas FOLDER.",
         )
+    if not (home / ccf.REGIONS).is_file():
+        raise Usage(
+            f"target '{target}' needs the CCFv3 annotation ({ccf.VOLUME}, {ccf.REGIONS}).", found=f"neither in {home}.",
+            do="let BRODMANN_DATA name the folder with sections/mouse_glt1 in it; `score` also takes --atlas FOLDER.",
+        )  # fmt: skip
     return lambda xyz, _: ccf.areas(xyz, level=cast("Any", CCF_LEVELS[target]), folder=home)
 
 

@@ -92,7 +92,8 @@ def _model(recipe: Mapping[str, Any], steps: int | None) -> list[str]:
         said.append(f"The encoder was a {detail}.")
     kind = str(objective.get("kind", "spatialnce" if partners and objective else "")).lower()
     if tune := _part(recipe, "tune"):
-        some = f"{tune['labels']:,} labelled patches" if isinstance(tune.get("labels"), int) else "all labelled patches"
+        some = f"{tune['labels']:,} labelled" if isinstance(tune.get("labels"), int) else "labelled"
+        some = f"{some} patches of its training sections"
         what = LABELS[str(tune.get("kind", "areas"))].format(
             some=some, target=tune.get("target"), dice=tune.get("dice", 0)
         )

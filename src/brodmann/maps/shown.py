@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from brodmann.maps.drawing import short
 from brodmann.maps.page import text
-from brodmann.tasks._score import size
+from brodmann.tasks._score import size, smaller
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,11 @@ class Shown:
             baselines=baselines,
             gains=_values(given.get("gains")),
             more={name: item for name, item in _values(given.get("more")).items() if math.isfinite(item.value)},
-            per_class={str(k): dict(v) for k, v in (given.get("per_class") or {}).items()},
+            # a class that is never named has no precision
+            per_class={
+                str(k): {one: math.nan if number is None else float(number) for one, number in v.items()}
+                for k, v in (given.get("per_class") or {}).items()
+            },
             remarks=tuple(str(item) for item in given.get("remarks") or ()),
         )
 
@@ -124,8 +128,7 @@ class Shown:
         as its own procedure has it; else by intervals that lie apart. Where there is none, nothing is decided, and the
         baseline is in no list.
         """
-        # a distance, an angle of error and a shortcut are better when they are smaller
-        sign = -1.0 if self.metric.endswith(("mm", "deg", "lower is better")) else 1.0
+        sign = -1.0 if smaller(self.metric) else 1.0
         beaten: list[str] = []
         unclear: list[str] = []
         better: list[str] = []

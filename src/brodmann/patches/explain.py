@@ -142,9 +142,9 @@ def explain(
     if out is not None:
         from brodmann.maps import attribution, drawing
 
-        figure = attribution.figure(
-            made.density, made.maps, names, pixel_um=made.pixel_um, upright=model.recipe.samples.upright
-        )
+        patch = model.recipe.samples
+        upright = patch.upright and patch.where != "grid"
+        figure = attribution.figure(made.density, made.maps, names, pixel_um=made.pixel_um, upright=upright)
         drawing.save(figure, out)
     return made
 

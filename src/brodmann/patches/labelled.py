@@ -159,10 +159,12 @@ def classes(samples: PatchSamples, tune: Tune) -> list[str]:
         )
     share = _names(cast("pd.DataFrame", samples.labels), tune.target).value_counts()
     found = sorted(str(name) for name, count in share.items() if name and count >= tune.min_per_class)
+    none = "(no label)"
     if len(found) < 2:
         raise Refused(
             f"'{tune.target}' should have at least two classes with {tune.min_per_class} patches to train on.",
-            found=f"{len(found)}; patches per class: {dict(share[:8])}.",
+            found=f"{len(found)}; patches per class: "
+            f"{', '.join(f'{name or none} {count:,}' for name, count in [*share.items()][:8])}.",
             do="choose another tune.target, or lower tune.min_per_class.",
         )
     return found

@@ -145,6 +145,7 @@ class Tuned(nn.Module):
             "temperature": float(self.temperature),
             "threshold": float(self.threshold),
             "calibrated": int(self.calibrated),
+            "sure": self.tune.sure,
         }
 
     def _logits(self, features: NDArray[np.float32]) -> NDArray[np.float64]:

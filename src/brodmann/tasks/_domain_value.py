@@ -92,7 +92,9 @@ class Judged:
             counted = _agreement.counts(self.truth, labels[self.at], self.boot)
             values.append(float(_agreement.rand_index(counted.sum(axis=0))))
             draws.append(_agreement.drawn(counted, self.boot))
-        return Value(float(np.mean(values)), float(np.std(values)), np.mean(draws, axis=0), whole)
+        value, drawn = float(np.mean(values)), np.mean(draws, axis=0)
+        # a section that is drawn twice agrees with itself: draws lie above the value, and only their spread is taken
+        return Value(value, float(np.std(values)), drawn - np.median(drawn) + value, whole)
 
     def told(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
         """Clusters of ``rows``, of a clustering of all rows."""

@@ -27,6 +27,8 @@ ROW = "own head"
 BINS = 15
 """Of the calibration error, as Guo et al. (2017)."""
 _LEAST = 1e-30
+_FEW = 100
+"""Calibrating rows below which that is said."""
 
 Codes = NDArray[np.int64]
 Real = NDArray[np.float64]
@@ -50,6 +52,8 @@ class Head:
         Fitted on labelled training rows that were not learned.
     calibrated : int
         How many these were; with none, nothing is unsure.
+    wanted : float
+        Accuracy that is wanted of what is named; NaN where the table does not say.
     """
 
     said: Codes
@@ -60,6 +64,7 @@ class Head:
     temperature: float
     threshold: float
     calibrated: int
+    wanted: float
 
     def measures(self, judge: Judge) -> dict[str, Estimate]:
         """Calibration error, and what is left when the head may say that it is unsure."""
@@ -71,14 +76,20 @@ class Head:
             return {f"{ROW}, calibration error": metrics.estimate(after, draws, note)}
         gave = f"{BINS} bins (Guo et al. 2017); {before:.3f} before the temperature of {self.temperature:.2f}"
         sure = self.sure
+        asked = "" if np.isnan(self.wanted) else f"{self.wanted:.2f} is wanted (tune.sure)"
         kept = metrics.Bootstrap(cluster[sure], times)
         truth, said, size = judge.truth[sure], self.said[sure], judge.size
-        named = Estimate(float("nan"), note="nothing is sure")
+        named = right = Estimate(float("nan"), note="nothing is sure")
         if sure.any():
             named = metrics.estimate(
                 float(metrics.macro_f1(metrics.confusion(truth, said, size))),
                 metrics.macro_f1(kept.confusions(truth, said, size)),
                 f"of the rows that it names: those with a probability of {self.threshold:.2f} or more",
+            )
+            right = metrics.estimate(
+                float(metrics.accuracy(metrics.confusion(truth, said, size))),
+                metrics.accuracy(kept.confusions(truth, said, size)),
+                asked,
             )
         rows = np.bincount(cluster, minlength=times.shape[1])
         held = np.bincount(cluster, sure, minlength=times.shape[1])
@@ -86,10 +97,28 @@ class Head:
         return {
             f"{ROW}, calibration error": metrics.estimate(after, draws, gave),
             f"{ROW}, where sure": named,
+            f"{ROW}, accuracy where sure": right,
             f"{ROW}, coverage": metrics.estimate(
                 float(sure.mean()), share, f"of the rows get a name, the others are '{UNSURE}'"
             ),
         }
+
+    def remarks(self, more: Mapping[str, Estimate]) -> list[str]:
+        """What the measures say against it."""
+        if not self.calibrated:
+            return []
+        found: list[str] = []
+        if self.calibrated < _FEW:
+            found.append(f"temperature and threshold come from {self.calibrated} rows: too few to rely on")
+        right = more[f"{ROW}, accuracy where sure"].value
+        if right < self.wanted:
+            found.append(f"{right:.0%} of the named rows are named rightly, {self.wanted:.0%} were wanted (tune.sure)")
+        before = float(np.abs(np.mean(self.right) - np.mean(self.plain)))
+        after = float(np.mean(self.right) - np.mean(self.top))
+        if abs(after) > before:
+            side = "too modest" if after > 0 else "too sure of itself"
+            found.append(f"the temperature does not fit these rows: with it the head is {side}, by {abs(after):.2f}")
+        return found
 
 
 def of(table: AnnData, target: str, classes: Sequence[str], tested: Codes, truth: Codes) -> Head | None:
@@ -138,7 +167,14 @@ def of(table: AnnData, target: str, classes: Sequence[str], tested: Codes, truth
         temperature=temperature,
         threshold=threshold,
         calibrated=int(about["calibrated"]),
+        wanted=float(about.get("sure", np.nan)),
     )
+
+
+def whose(table: AnnData) -> str:
+    """What a table's model names, in words."""
+    about = _about(table)
+    return "a table without one." if about is None else f"a table whose model has one for '{about['target']}'."
 
 
 def calibration_error(top: Real, right: NDArray[np.bool_], cluster: Codes, times: Real) -> tuple[float, Real]:

@@ -145,6 +145,11 @@ def labelled(table: AnnData, target: str, split: Split, *, min_per_class: int) -
         homes.setdefault(name, set()).add(home)
     unlabelled = rows.pop("", 0)
     classes = tuple(sorted(name for name in rows if rows[name] >= min_per_class and len(homes[name]) >= 2))
+    if len(classes) < 2 and pd.api.types.is_numeric_dtype(column):
+        raise Refused(
+            f"target '{target}' should name classes.", found=f"numbers, such as {', '.join(sorted(rows)[:2])}.",
+            do=f"ask for numbers: brodmann score RUN properties --target {target}.",
+        )  # fmt: skip
     if len(classes) < 2:
         raise Refused(
             f"target '{target}' should have at least two classes with {min_per_class} rows in two {split.by}s.",

@@ -128,7 +128,8 @@ class Score:
     def table(self) -> Table:
         """Rich table of the value beside its rivals and further measures; the remarks come with the text form."""
         table = Table(title=f"{self.task}: {self.target}")
-        for name in ("", self.metric, "95 %", "gain over it", "note"):
+        beside = "gain over it" if not smaller(self.metric) else "more than it"
+        for name in ("", self.metric, "95 %", beside, "note"):
             table.add_column(name, justify="left" if name in {"", "note"} else "right")
         size = f"{self.size}; {self.split}"
         table.add_row(self.scored, f"{self.value:.3f}", _interval(*self.interval), "", size, style="bold")
@@ -215,6 +216,11 @@ class Score:
         if not path.is_file():
             raise Usage(f"a saved score should be at {path}.", found="no such file.")
         return cls.from_json(path.read_text(encoding="utf-8"), where=str(path))
+
+
+def smaller(metric: str) -> bool:
+    """Whether a smaller value is a better one: distances, angles of error, shortcuts."""
+    return metric.endswith(("mm", "deg", "lower is better"))
 
 
 def size(n: int, what: str, n_groups: int, cluster: str) -> str:

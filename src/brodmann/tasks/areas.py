@@ -103,7 +103,7 @@ def areas(
     head = _head.of(table, target, known.classes, tested, codes[tested])
     if probe == "head" and head is None:
         raise Refused(
-            f"probe 'head' needs a model with a head for '{target}'.", found="a table without one.",
+            f"probe 'head' needs a model with a head for '{target}'.", found=_head.whose(table),
             do="tune one (the recipe's [tune]), embed, and score again; or leave the probe out.",
         )  # fmt: skip
     simple = "linear" if probe == "head" else probe
@@ -128,7 +128,12 @@ def areas(
         **_borders(obs, brain, codes, tested, said, border_mm),
         **({} if head is None else head.measures(judge)),
     }
-    remarks = [*known.remarks, *remarks, *_caveats(table, split, extra_tables or {})]
+    remarks = [
+        *known.remarks,
+        *remarks,
+        *([] if head is None else head.remarks(more)),
+        *_caveats(table, split, extra_tables or {}),
+    ]
     found: dict[str, Codes] = {}
     against: dict[str, Estimate] = {}
     gains: dict[str, Estimate] = {}
@@ -151,7 +156,7 @@ def areas(
         }
         for name, rival in found.items():
             against[name], gains[name] = judge.estimate(rival, notes.get(name, "")), judge.gain(said, rival)
-        more |= _together(x, given, coordinates, codes, group, parts, {**found, **forms}, judge, seed, read_out)
+        more |= _together(x, given, coordinates, codes, group, parts, found, judge, seed, read_out)
         null = unrelated.of_classes(
             x, next(iter(coordinates.values())), _rows.numbers(obs["subject"])[0], codes, parts,
             probe=simple, measure=metrics.macro_f1, seed=seed,
@@ -238,13 +243,15 @@ def _together(
     pairs: dict[str, tuple[Codes, str]] = {}
     if "statistics" in given:
         pairs["statistics + features"] = read_out(np.hstack([x, given["statistics"]])), "statistics"
-    kind, xy = next(iter(where.items()))
-    joined: list[Codes] = []
-    for train, test in parts:
-        smooth = rivals.place_features(xy, train, seed)
-        both = np.hstack([smooth, x])
-        joined.append(fit_predict("linear", both[train], codes[train], group[train], both[test], seed)[0])
-    pairs["coordinates + features"] = np.concatenate(joined), rivals.SMOOTH.format(kind)
+    forms: dict[str, Codes] = {}
+    for kind, xy in where.items():
+        joined: list[Codes] = []
+        for train, test in parts:
+            both = np.hstack([rivals.place_features(xy, train, seed), x])
+            joined.append(fit_predict("linear", both[train], codes[train], group[train], both[test], seed)[0])
+        forms[kind] = np.concatenate(joined)
+    # as of coordinates alone, the better form on the held-out rows counts
+    pairs["coordinates + features"] = forms[judge.best(forms)], "coordinates only"
     result: dict[str, Estimate] = {}
     for name, (said, without) in pairs.items():
         gain = judge.gain(said, found[without])

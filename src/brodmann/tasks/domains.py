@@ -135,8 +135,8 @@ def domains(
         ks: tuple[int, ...] = curve.picks
     else:
         ks = (len(classes),) if k is None else (k,) if isinstance(k, int) else tuple(int(one) for one in cast("Any", k))
-    if not ks or min(ks) < 1 or max(ks) > len(x):
-        raise Usage(f"numbers of domains should lie between 1 and {len(x):,}.", found=", ".join(map(str, ks)))
+    if not ks or min(ks) < 2 or max(ks) > len(x):
+        raise Usage(f"numbers of domains should lie between 2 and {len(x):,}.", found=", ".join(map(str, ks)))
     words = {"consensus": _consensus.WORDS, "features": "k-means of the features, smoothed within sections"}[chosen]
     ground = judged.Ground(table, tissue, given, x, words, chosen == "features", seed, compare, each)
     with judged.work(ground, say, ks, len(classes), seeds) as progress:

@@ -192,6 +192,13 @@ def judge(
     more |= _borders(drawn, classes)
     here = [name for k, name in enumerate(classes) if k in core and matrix[k].sum()]
     absent = [name for k, name in enumerate(classes) if k in core and not matrix[k].sum()]
+    untold = [name for k, name in enumerate(classes) if matrix[k].sum() and not matrix[:, k].sum()]
+    remarks.append(f"macro-F1 is of pixels, mean of {', '.join(here)}")
+    if untold:
+        remarks.append(
+            f"never told: {', '.join(untold)}; other classes are painted in their place, and their borders lie at the "
+            "ends of what was told"
+        )
     if absent:
         remarks.append(f"no judged pixel is of {', '.join(absent)}: left out of means")
     if not own.columns.any():
@@ -210,7 +217,7 @@ def judge(
         what="patches",
         scored="model",
         split=split or f"{by}, {held} held out",
-        probe=f"F1 over pixels, mean of {', '.join(here)}",
+        probe="decoder",
         seed=seed,
         baselines={name: one.headline for name, one in drawn.items() if name},
         gains={
