@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from brodmann import cli, errors, results, selftest, train, verbs
+from brodmann import atlases, cli, errors, results, selftest, train, verbs
 from brodmann.arguments import together
 from brodmann.run import Run
 from brodmann.settings import changes
-from brodmann.tasks._score import Score
+from brodmann.tasks._score import Estimate, Score
 
 
 def run(*words: str) -> int:
@@ -240,7 +240,7 @@ def test_embed_says_that_items_were_skipped(skipped, code, monkeypatch, tmp_path
     monkeypatch.setattr(verbs, "load", lambda path: path)
     monkeypatch.setattr(verbs, "tabulate", lambda *_, **__: None)
     monkeypatch.setattr(verbs, "table", lambda _: table)
-    monkeypatch.setattr(verbs, "targets", lambda _: ["area", "layer"])
+    monkeypatch.setattr(atlases, "targets", lambda _: ["area", "layer"])
     monkeypatch.setattr(verbs, "skipped", lambda _: skipped, raising=False)
     assert run("embed", tmp_path) == code
     assert "1,234 rows of 56 features" in capsys.readouterr().out
@@ -249,11 +249,13 @@ def test_embed_says_that_items_were_skipped(skipped, code, monkeypatch, tmp_path
 def test_a_score_says_each_remark_once(monkeypatch, tmp_path, capsys):
     found = Score(
         task="areas", target="area", metric="macro-F1", value=0.4, interval=(0.3, 0.5), n=9, n_groups=3,
-        remarks=("one brain",),
+        remarks=("one brain",), baselines={"position": Estimate(0.2), "twin": Estimate(0.39)},
+        gains={"position": Estimate(0.2, 0.1, 0.3), "twin": Estimate(0.01, -0.1, 0.1)},
     )  # fmt: skip
     monkeypatch.setattr(results, "score", lambda *_, **__: found)
     assert run("score", tmp_path) == 0
     told = capsys.readouterr().out
+    assert "Better than position.\nNot told apart from twin." in told
     assert told.count("one brain") == 1
     assert "[0.300, 0.500]" in told
 

@@ -188,6 +188,9 @@ def test_labels_spread_to_the_places_of_the_held_out_brain(
     assert found.n < (table.obs["subject"] == "B1").sum() + 1
     assert any(f"{there.n_obs:,} of {there.n_obs:,} places of finer" in remark for remark in found.remarks)
     assert any("and saw the rest" in remark for remark in found.remarks)
+    # denser, but along the ribbon as before; on a grid names outside of cortex would be no finding
+    assert not any("no finding" in remark for remark in found.remarks)
+    assert dense.astray(["samples.spacing_mm: 0.5 -> 0.1", "samples.where: ribbon -> grid"])
     known = np.isin(table.obs["area"].astype(str), found.classes)
     x, names = np.asarray(table.X, np.float32), table.obs["area"].astype(object).to_numpy()
     section = table.obs["section"].astype(str).to_numpy()

@@ -370,18 +370,24 @@ def test_a_smaller_distance_is_the_better_one():
     assert Shown.of({**score, "metric": "macro-F1"}).rivals() == (["coordinates"], [], ["random"])
 
 
-def test_a_map_without_its_score_names_the_scores_there_are(tmp_path):
+def test_a_map_without_its_score_names_the_scores_there_are(tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    from brodmann import results
+    from brodmann import atlases, results, verbs
 
-    run = SimpleNamespace(path=tmp_path)
-    with pytest.raises(Refused, match=r"found: none"):
+    monkeypatch.setattr(verbs, "table", lambda _: None)
+    monkeypatch.setattr(atlases, "targets", lambda _: ["area", "layer"])
+    run = SimpleNamespace(path=tmp_path, has=lambda _: True)
+    with pytest.raises(Refused, match=r"(?s)found: none.*areas --target area"):
         results._scored(run, "area")
-    made = Score(
-        task="areas", target="layer", metric="macro-F1", value=0.5, interval=(0.4, 0.6), n=1, n_groups=1,
-        classes=("a",), predicted=pd.Series(["a"], index=["r1"]), truth=pd.Series(["a"], index=["r1"]),
-    )  # fmt: skip
-    made.save(tmp_path)
-    with pytest.raises(Refused, match="found: scores of 'layer'"):
+    for task, target in (("areas", "layer"), ("networks", "network")):
+        Score(
+            task=task, target=target, metric="macro-F1", value=0.5, interval=(0.4, 0.6), n=1, n_groups=1,
+            classes=("a",), predicted=pd.Series(["a"], index=["r1"]), truth=pd.Series(["a"], index=["r1"]),
+        ).save(tmp_path)  # fmt: skip
+    with pytest.raises(Refused, match="found: scores of 'layer', 'network'"):
         results._scored(run, "area")
+    with pytest.raises(Refused, match="map 'network'"):
+        results._scored(run, "networks")
+    with pytest.raises(Refused, match=r"(?s)not 'nope'.*score one of area, layer first"):
+        results._scored(run, "nope")

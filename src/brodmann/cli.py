@@ -119,8 +119,8 @@ def score(
         run: A run folder with a feature table.
         task: areas: can areas be read out of unseen tissue? networks: beyond place? domains: which regions form?
             novelty: are there borders inside known regions? search: do similar features mean the same place?
-            properties: can numbers be read out? Less is better of deviation: by how much are they missed? and of
-            shortcuts: are vessels, folds, section or brain?
+            properties: can numbers be read out? deviation: by how much are they missed (less is better)?
+            shortcuts: are vessels, folds, section or brain told (less is better)?
             layers: are cortical layers told, by a run that learned them (it needs no table)?
             Of neurons, responses: are they predicted? tuning: as in the model? wiring: are similar ones connected?
         target: For areas, networks, a label column (area, network if not given); for novelty, the known regions; for
@@ -136,6 +136,7 @@ def score(
         at: For areas, properties: a run derived by `embed --out`, whose places are predicted too, for its maps.
     """
     from brodmann import dense, results
+    from brodmann.maps.shown import Shown
 
     asked: dict[str, Any] = {
         "by": by,
@@ -148,7 +149,7 @@ def score(
     }
     found = results.score(task, run, target, **asked) if at is None else dense.spread(task, run, at, target, **asked)
     _out.print(found.table())
-    _out.print(str(found))
+    _out.print("\n".join([str(found), *Shown.of_score(found).verdict]))
     return 0
 
 

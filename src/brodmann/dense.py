@@ -6,7 +6,7 @@ and its own feature table, so that `score`, `map` and `search` work on it as the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -109,6 +109,8 @@ def derive(
             do="use another folder.",
         )
     lines = recipes.diff(recipes.plain(own), recipes.plain(recipe))
+    if astray(lines):
+        say(f"warning: {_ASTRAY}")
     if lines:
         say(f"described at other places than trained on: {'; '.join(lines)}")
     if noted is None or not made.has("weights"):
@@ -131,6 +133,17 @@ def _held_out(run: Run, recipe: Any, module: Any, *, quiet: bool) -> list[str]:
     Say(quiet=quiet)("looking up which tissue the weights were kept from")
     samples = module.samples(verbs.open_source(recipe, verbs.data_of(run)), recipe, part="all")
     return origin.held_out(samples.places, recipe.split)
+
+
+_ASTRAY = (
+    "samples lie where none was trained or judged: what is named outside of cortex, or turned another way, is the "
+    "nearest name and no finding"
+)
+
+
+def astray(changes: Sequence[str]) -> bool:
+    """Whether a derived run looks where its model was not trained to, as on a grid instead of along the ribbon."""
+    return any(line.startswith("samples.where:") for line in changes)
 
 
 _SEEN = "every {0} is predicted by a read-out of others; the encoder was kept from fold {1} only, and saw the rest"
@@ -202,6 +215,7 @@ def spread(
         f"are {len(said.predicted):,} of {dense.n_obs:,} places of {there.path.name}, by read-outs of {said.learned}",
         *([_SEEN.format(split.by, split.fold)] if seen else []),
         *(["not predicted: places of units that are not held out"] if len(said.predicted) < dense.n_obs else []),
+        *([_ASTRAY] if astray(noted["changes"]) else []),
         *(f"not as trained: {line}" for line in noted["changes"]),
     )
     words = f"{found.split}; painted: every {split.by}, by a read-out of others" if seen else found.split

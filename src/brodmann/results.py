@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from brodmann import atomic, layering, levels, questions, verbs
+from brodmann import atlases, atomic, layering, levels, questions, verbs
 from brodmann.errors import Refused, Usage
 from brodmann.progress import Say
 from brodmann.questions import Task, label
@@ -311,9 +311,20 @@ def _scored(run: Run, target: str) -> tuple[Score, dict[str, str] | None]:
             "a map paints classes.", found=f"'{target}' is a number for every row.",
             do=f"map one of {', '.join(shown)}." if shown else "score areas or domains, and map these.",
         )  # fmt: skip
+    if own := [f"'{one.target}'" for one in scored if one.task == target and one.target != target]:
+        raise Refused(
+            "a map is named by what was scored.", found=f"the question, '{target}'.", do=f"map {', '.join(own)}.",
+        )  # fmt: skip
+    known = atlases.targets(verbs.table(run)) if run.has("features.zarr") else []
+    if target not in known and not atlases.named(target):
+        raise Refused(
+            f"a map should show something that was scored, not '{target}'.",
+            found=f"scores of {', '.join(dict.fromkeys(shown))}." if shown else "no score.",
+            do=f"map one of these, or score one of {', '.join(known)} first." if known else "score a target first.",
+        )
     raise Refused(
         f"a map of '{target}' needs its score.",
-        found=f"scores of {', '.join(shown)}." if shown else "none.",
+        found=f"scores of {', '.join(dict.fromkeys(shown))}." if shown else "none.",
         do=f"run `brodmann score {run.path} areas --target {target}` first{', or map one of these' if shown else ''}.",
     )
 

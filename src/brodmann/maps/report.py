@@ -14,7 +14,7 @@ from brodmann.errors import Refused
 from brodmann.maps import numbers
 from brodmann.maps.methods import methods
 from brodmann.maps.page import document, encode, figure, table, text
-from brodmann.maps.shown import Shown, Value, digits, dots, plain
+from brodmann.maps.shown import Shown, Value, digits, dots, listed, plain
 
 LARGEST = 8 * 1024 * 1024
 """Bytes a report may have: what mail servers and browsers take without complaint."""
@@ -165,16 +165,7 @@ def _first(title: str, asked: str, shown: Sequence[Shown], picture: str) -> str:
     head = shown[0]
     facts = [("n", head.n), ("Split", head.split)]
     told = "".join(f'<p class="fact"><b>{name}</b> {text(value)}</p>' for name, value in facts if value)
-    beaten, unclear, better = head.rivals()
-    who = "" if head.scored == "features" else f"{head.whose[0].upper()}{head.whose[1:]}: "
-    verdict = [
-        f"{who}{said.lower() if who else said} {_list(names)}."
-        for said, names in (("Better than", beaten), ("Not told apart from", unclear), ("Not better than", better))
-        if names
-    ]
-    if head.undecided:
-        verdict.append(f"Not decided, as no interval is known, against {_list(head.undecided)}.")
-    told += "".join(f'<p class="fact"><b>{text(said)}</b></p>' for said in verdict)
+    told += "".join(f'<p class="fact"><b>{text(said)}</b></p>' for said in head.verdict)
     between = f"95 % interval {head.score.between}" if head.score.between else "no interval"
     number = (
         f'<div><div class="what">{text(head.name)}, {text(head.metric)}</div>'
@@ -201,11 +192,6 @@ def _question(head: Shown) -> str:
         return "Can the layer of every pixel be told on tissue that gave no labels, better than by simpler means?"
     of = f" ({head.target})" if head.target else ""
     return f"Can {head.task}{of} be read from {head.whose}, on tissue that was held out, better than by simpler means?"
-
-
-def _list(names: Sequence[str]) -> str:
-    """Names one after the other; some hold commas themselves."""
-    return ("; " if any("," in name for name in names) else ", ").join(names)
 
 
 _INTERVAL = "95 % interval, or as noted"
@@ -293,11 +279,11 @@ def _remarks(shown: Sequence[Shown]) -> str:
         own += [f"{score.name}: {remark}" for remark in score.remarks]
         _, unclear, better = score.rivals()
         if better:
-            own.append(f"{score.name}: {_list(better)} did as well as {score.whose} or better.")
+            own.append(f"{score.name}: {listed(better)} did as well as {score.whose} or better.")
         if unclear:
-            own.append(f"{score.name}: {score.whose} cannot be told apart from {_list(unclear)} by these intervals.")
+            own.append(f"{score.name}: {score.whose} cannot be told apart from {listed(unclear)} by these intervals.")
         if score.undecided:
-            own.append(f"{score.name}: no interval tells {score.whose} apart from {_list(score.undecided)}.")
+            own.append(f"{score.name}: no interval tells {score.whose} apart from {listed(score.undecided)}.")
         if not score.baselines:
             own.append(f"{score.name}: no baseline was computed, so the number alone says little.")
         if not score.score.between:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from brodmann.maps.drawing import short
 from brodmann.maps.page import text
-from brodmann.tasks._score import size, smaller
+from brodmann.tasks._score import Score, size, smaller
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,9 @@ class Value:
         """Write the interval with so many decimals."""
         ends = [f"{'+' * (sign and end > 0)}{digits(end, places)}" for end in (self.low, self.high)]
         return f"[{', '.join(ends)}]" if math.isfinite(self.low + self.high) else ""
+
+
+_ESTIMATES = ("baselines", "gains", "more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +80,12 @@ class Shown:
     more: dict[str, Value]
     per_class: dict[str, dict[str, float]]
     remarks: tuple[str, ...]
+
+    @staticmethod
+    def of_score(found: Score) -> Shown:
+        """From a score itself, without its rows."""
+        parts = {name: {key: vars(one) for key, one in getattr(found, name).items()} for name in _ESTIMATES}
+        return Shown.of({**vars(found), **parts})
 
     @staticmethod
     def of(given: Mapping[str, Any]) -> Shown:
@@ -155,6 +164,20 @@ class Shown:
         told = {name for names in self.rivals() for name in names}
         return [name for name in self.baselines if name not in told]
 
+    @property
+    def verdict(self) -> list[str]:
+        """What the intervals say of the score beside its baselines, a sentence each."""
+        beaten, unclear, better = self.rivals()
+        who = "" if self.scored == "features" else f"{self.whose[0].upper()}{self.whose[1:]}: "
+        said = [
+            f"{who}{words.lower() if who else words} {listed(names)}."
+            for words, names in (("Better than", beaten), ("Not told apart from", unclear), ("Not better than", better))
+            if names
+        ]
+        if self.undecided:
+            said.append(f"Not decided, as no interval is known, against {listed(self.undecided)}.")
+        return said
+
 
 def _values(given: Any) -> dict[str, Value]:
     items = cast("Mapping[str, Any]", given or {})
@@ -163,6 +186,11 @@ def _values(given: Any) -> dict[str, Value]:
 
 def _number(given: Any) -> float:
     return float(given) if isinstance(given, int | float) and not isinstance(given, bool) else math.nan
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names one after the other; some hold commas themselves."""
+    return ("; " if any("," in name for name in names) else ", ").join(names)
 
 
 def plain(name: object) -> str:
