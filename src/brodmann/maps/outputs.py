@@ -182,7 +182,9 @@ def _sections(
     caption = (
         f"{score.split[:1].upper()}{score.split[1:]}. Colour: {what.format(score.probe)}, nearest sample within reach."
     )
-    title = f"{title.format(score.target)}, {which}"
+    # at other places nothing is known to be right: every section is painted by a read-out of others
+    others = not judged and which == _PREDICTED[0]
+    title = f"{title.format(score.target)}, {'each section by a read-out of others' if others else which}"
     beside = "Predicted beside the truth; errors are outlined."
     if score.task == "domains":
         beside = "Domains, named by the labels they overlap most, beside the labels; differences are outlined."
@@ -194,7 +196,7 @@ def _sections(
     if drawn < len(held):
         pages = _pages(out, table, names, held, key, title)
         caption += f" {drawn} of them are shown; all are on the {len(pages)} sheets {home}/contact-*.png."
-    shown = [(f"{len(held)} {which.removeprefix('all ')}", caption, "contact.png")]
+    shown = [(f"{len(held)} {'sections' if others else which.removeprefix('all ')}", caption, "contact.png")]
     chosen = {held[k].id for k in np.linspace(0, len(held) - 1, min(_PAINTED, len(held))).round().astype(int)}
     finest = max(spacing_um(samples_of(table, names, held[0])[0]) / 4, _coarsest(held))
 
