@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import anndata as ad
 import numpy as np
@@ -316,7 +316,7 @@ def _scored(run: Run, target: str) -> tuple[Score, dict[str, str] | None]:
             "a map is named by what was scored.", found=f"the question, '{target}'.", do=f"map {', '.join(own)}.",
         )  # fmt: skip
     known = atlases.targets(verbs.table(run)) if run.has("features.zarr") else []
-    if target not in known and not atlases.named(target):
+    if target not in known and not atlases.named(target) and target not in get_args(Task):
         raise Refused(
             f"a map should show something that was scored, not '{target}'.",
             found=f"scores of {', '.join(dict.fromkeys(shown))}." if shown else "no score.",
