@@ -42,11 +42,32 @@ def test_typical_held_out_patches_are_drawn_into_a_sealed_run(trained: Any) -> N
     verbs.load(trained.path).verify()
 
 
+def test_what_is_explained_is_scored_beside_an_encoder_that_learned_nothing(tmp_path: Any) -> None:
+    run = verbs.fit(verbs.recipe("patches-tiny", SMALL), DATA, tmp_path / "run", quiet=True)
+    verbs.tabulate(run, quiet=True)
+    table = verbs.table(run)
+    made, figure = explain(run, each=2)
+    known = made.score.classes
+    held = ((table.obs["subject"] == "B1") & table.obs["area"].isin(known)).sum()
+    assert (made.score.n, made.score.n_groups) == (held, 3)
+    assert set(made.score.baselines) == set(made.score.gains) == {"untrained"}
+    assert made.untrained is not None
+    assert made.untrained.shape == made.maps.shape
+    assert not np.allclose(made.untrained, made.maps)
+    drawn = figure.with_suffix(".svg").read_text()
+    assert "untrained encoder" in drawn
+    for row in made.score.per_class.values():
+        assert f"n = {row['n']:,}" in drawn
+    assert f"macro-F1 {made.score.value:.2f} [" in drawn
+
+
 def test_at_the_shell(trained: Any, tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["explain", str(trained.path), "--each", "1", "--out", str(tmp_path / "looks")])
     assert ended.value.code == 0
-    assert "looks.png" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "looks.png" in said
+    assert "explain (read-out)  macro-F1" in said
     with pytest.raises(SystemExit) as ended:
         cli.main(["explain", str(trained.path), "--areas", "V7"])
     assert ended.value.code == 2

@@ -415,6 +415,9 @@ def test_the_head_itself_can_be_scored_and_says_when_it_is_unsure(learned):
     assert any("90% were wanted" in text for text in own.remarks) == (named.value < 0.9)
     again = type(own).from_json(own.to_json())
     assert again.predicted.equals(own.predicted)
+    # neither score takes the place of the other
+    kept = {path.stem: type(own).load(path) for path in (run.path / "scores").glob("areas-*.json")}
+    assert {name: one.value for name, one in kept.items()} == {"areas-area": beside.value, "areas-area-head": own.value}
     # what a map paints
     results.label_from(table, own)
     assert (table.obs["predicted"] == "unsure").sum() == unsure.sum()
@@ -444,6 +447,30 @@ def test_labels_that_were_learned_are_never_scored(learned):
         results.score("areas", run, "area", fold=1)
     with pytest.raises(Leak, match="learned"):
         results.score("areas", run, "area", by="section")
+
+
+def test_a_map_shows_the_newest_read_out_or_the_one_that_is_named(learned, source, tmp_path, monkeypatch):
+    run, _ = learned
+    monkeypatch.setattr(results.questions, "opened", lambda run, _: (verbs.trained(run)[0], source))
+    monkeypatch.setattr("brodmann.maps.outputs._figures", lambda *_, **__: [])
+    results.score("areas", run, "area", probe="head")
+    beside = results.score("areas", run, "area")
+    for asked, name in (
+        ("area", "areas-area"),
+        ("area-head", "areas-area-head"),
+        ("areas-area-head", "areas-area-head"),
+    ):
+        page = results.map(run, asked, out=tmp_path / asked, quiet=True).read_text()
+        assert (tmp_path / asked / "maps" / name / "contact.png").exists()
+        numbers = pd.read_csv(tmp_path / asked / "figures" / name / "scores.csv")
+        assert set(numbers["probe"]) == {"linear", "head"}
+        # the one that is drawn comes first
+        assert numbers["probe"][0] == ("head" if "head" in name else "linear")
+        assert "areas (area, head)" in page
+    results.score("areas", run, "area", probe="head")
+    results.map(run, "area", out=tmp_path / "newest", quiet=True)
+    assert (tmp_path / "newest" / "maps" / "areas-area-head").is_dir()
+    assert type(beside).load(run.path / "scores" / "areas-area.json").value == beside.value
 
 
 def test_a_model_without_a_head_has_no_head_to_ask(source, start):

@@ -140,15 +140,10 @@ def _ccf(target: str, space: Space, folder: Path | None) -> Areas:
     CCF_V3.require(space)
     root = os.environ.get("BRODMANN_DATA")
     home = folder or (Path(root) / "sections" / "mouse_glt1" if root else None)
-    if home is None:
+    if home is None or not (home / ccf.REGIONS).is_file():
         raise Usage(
-            f"target '{target}' needs the CCFv3 annotation.",
-            found="no folder for it.",
-            do="let BRODMANN_DATA name the folder with sections/mouse_glt1 in it; `score` also takes --atlas FOLDER.",
-        )
-    if not (home / ccf.REGIONS).is_file():
-        raise Usage(
-            f"target '{target}' needs the CCFv3 annotation ({ccf.VOLUME}, {ccf.REGIONS}).", found=f"neither in {home}.",
+            f"target '{target}' needs the CCFv3 annotation ({ccf.VOLUME}, {ccf.REGIONS}).",
+            found="no folder for it." if home is None else f"neither in {home}.",
             do="let BRODMANN_DATA name the folder with sections/mouse_glt1 in it; `score` also takes --atlas FOLDER.",
         )  # fmt: skip
     return lambda xyz, _: ccf.areas(xyz, level=cast("Any", CCF_LEVELS[target]), folder=home)

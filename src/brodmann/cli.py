@@ -194,7 +194,9 @@ def explain(
 
     if each < 1:
         raise Usage("--each should be at least 1.", found=f"{each}.")
-    _out.print(f"figure: {show(run, target, areas=areas, each=each, out=out)[1]}")
+    made, figure = show(run, target, areas=areas, each=each, out=out)
+    _out.print(str(made.score))
+    _out.print(f"figure: {figure}")
     return 0
 
 

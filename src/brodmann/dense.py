@@ -21,7 +21,7 @@ from brodmann.questions import Task
 from brodmann.run import Run
 from brodmann.systems import system
 from brodmann.tasks import elsewhere
-from brodmann.tasks._score import Score, file_name
+from brodmann.tasks._score import Score
 
 
 def embed(
@@ -223,7 +223,7 @@ def spread(
         found, predicted=said.predicted, truth=found.truth[:0], split=words, remarks=(*found.remarks, *remarks)
     )
     with there.lock():
-        there.forget(f"scores/{file_name(shown.task, shown.target)}")
+        there.forget(f"scores/{shown.name}.json")
         shown.save(there.path)
         there.seal()
     return shown

@@ -64,7 +64,7 @@ def explain(
     recipe, source = questions.opened(run, table)
     _, model = verbs.trained(run)
     samples = system(run.system).samples(source, recipe, part="all")
-    own = f"figures/{file_name('explain', target).removesuffix('.json')}"
+    own = f"figures/{file_name('explain', target)}"
     figure = Path(out).absolute() if out is not None else run.path / own
     atomic.admits(figure.parent, "the figure")
     figure.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from brodmann.run import Run
 from brodmann.tasks import layers as task
 from brodmann.tasks._score import Score, file_name
 
-NAME = file_name("layers", "layers").removesuffix(".json")
+NAME = file_name("layers", "layers")
 _READ = 64
 _SHOWN = (95, 75, 50, 25, 5)
 """Percentiles of the patches' own scores that are shown one by one: not the best alone."""

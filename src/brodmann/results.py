@@ -29,7 +29,7 @@ from brodmann.tasks import novelty as novelty_task
 from brodmann.tasks import properties as properties_task
 from brodmann.tasks import search as search_task
 from brodmann.tasks import shortcuts as shortcuts_task
-from brodmann.tasks._score import Score, file_name
+from brodmann.tasks._score import PROBES, Score, file_name
 
 
 def score(
@@ -155,7 +155,7 @@ def score(
             )
     if isinstance(run, Run):
         with run.lock():
-            run.forget(f"scores/{file_name(found.task, found.target)}")
+            run.forget(f"scores/{found.name}.json")
             found.save(run.path)
             if formed is not None:
                 levels.write(run, *formed)
@@ -188,8 +188,9 @@ def map(
     run : Run or path
         With ``scores/areas-<target>.json``.
     target : str
-        The target that was scored; ``domains``, or ``domain_<k>`` for one of their levels; ``novelty``, which is
-        ``novelty-<target>`` where several were; or ``layers`` of a run that learned them: outlines as GeoJSON, too.
+        The target that was scored (of several read-outs the newest; ``area-head`` is that of the head); ``domains``,
+        or ``domain_<k>`` for one of their levels; ``novelty``, which is ``novelty-<target>`` where several were; or
+        ``layers`` of a run that learned them: outlines as GeoJSON, too.
     out : path, optional
         Folder for ``maps/<task>-<target>/``, ``figures/<task>-<target>/`` and ``report.html``, which shows this map
         first and earlier ones after it; by default the run folder.
@@ -236,7 +237,7 @@ def map(
     module = system(run.system)
     field_mm, crop = module.window(source, recipe)
     places = cast("pd.DataFrame", table.obs)
-    name = file_name(found.task, found.target).removesuffix(".json")
+    name = found.name
     with run.lock():
         if out is None:
             for written in (f"maps/{name}", f"figures/{name}", "report.html"):
@@ -291,12 +292,14 @@ def _scored(run: Run, target: str) -> tuple[Score, dict[str, str] | None]:
             found, target=str(column.name), classes=tuple(palette), predicted=column, truth=column[:0]
         ), palette
     for task in ("areas", "domains", "networks", "novelty"):
-        path = run.path / "scores" / file_name(task, target)
-        if path.is_file():
-            return Score.load(path), None
-    new = sorted((run.path / "scores").glob("novelty-*.json"))
-    named = [file for file in new if target in {"novelty", file.stem}]
-    if len(named) == 1:
+        files = [run.path / "scores" / f"{file_name(task, target, probe)}.json" for probe in ("", *PROBES)]
+        if there := [path for path in files if path.is_file()]:
+            return Score.load(max(there, key=lambda path: path.stat().st_mtime)), None
+    own = {file.stem: file for file in _saved(run) if file.stem.partition("-")[0] not in _NUMBERS}
+    if stem := next((name for name in (target, f"areas-{target}") if name in own), None):
+        return Score.load(own[stem]), None
+    named = [file for name, file in own.items() if name.startswith("novelty-")]
+    if target == "novelty" and len(named) == 1:
         return Score.load(named[0]), None
     if target == "novelty":
         raise Refused(
@@ -305,26 +308,27 @@ def _scored(run: Run, target: str) -> tuple[Score, dict[str, str] | None]:
             else f"run `brodmann score {run.path} novelty --target COLUMN` first.",
         )  # fmt: skip
     scored = [Score.load(file) for file in _saved(run)]
-    shown = [f"'{one.target}'" for one in scored if len(one.predicted) and one.task not in _NUMBERS]
+    painted = [f"'{one.target}'" for one in scored if len(one.predicted) and one.task not in _NUMBERS]
+    shown = list(dict.fromkeys(painted))
     if any(one.task in _NUMBERS and target in {one.task, one.target} for one in scored):
         raise Refused(
             "a map paints classes.", found=f"'{target}' is a number for every row.",
             do=f"map one of {', '.join(shown)}." if shown else "score areas or domains, and map these.",
         )  # fmt: skip
-    if own := [f"'{one.target}'" for one in scored if one.task == target and one.target != target]:
+    if asked := [f"'{one.target}'" for one in scored if one.task == target and one.target != target]:
         raise Refused(
-            "a map is named by what was scored.", found=f"the question, '{target}'.", do=f"map {', '.join(own)}.",
+            "a map is named by what was scored.", found=f"the question, '{target}'.", do=f"map {', '.join(asked)}.",
         )  # fmt: skip
     known = atlases.targets(verbs.table(run)) if run.has("features.zarr") else []
     if target not in known and not atlases.named(target) and target not in get_args(Task):
         raise Refused(
             f"a map should show something that was scored, not '{target}'.",
-            found=f"scores of {', '.join(dict.fromkeys(shown))}." if shown else "no score.",
+            found=f"scores of {', '.join(shown)}." if shown else "no score.",
             do=f"map one of these, or score one of {', '.join(known)} first." if known else "score a target first.",
         )
     raise Refused(
         f"a map of '{target}' needs its score.",
-        found=f"scores of {', '.join(dict.fromkeys(shown))}." if shown else "none.",
+        found=f"scores of {', '.join(shown)}." if shown else "none.",
         do=f"run `brodmann score {run.path} areas --target {target}` first{', or map one of these' if shown else ''}.",
     )
 

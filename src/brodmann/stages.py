@@ -165,13 +165,13 @@ def _answers(home: Path, target: str | None, k: tuple[int, ...]) -> list[tuple[s
         return [asked, ("map", ["map", str(home), target], lambda: False)]
     levels = [f"domain_{one}" for one in sorted(k)] or ["domains"]
     options = [*(["--target", target] if target else []), *(["--k", *map(str, k)] if k else [])]
-    asked = ("score", [*score, "domains", *options], lambda: _held(home, levels) and _newer(home, "domains-", scored))
+    asked = ("score", [*score, "domains", *options], lambda: _held(home, levels) and _newer(home, "domains-*", scored))
     return [asked, *((f"map of {one}", ["map", str(home), one], lambda: False) for one in levels)]
 
 
 def _newer(home: Path, name: str, than: Path) -> bool:
     """Whether the run holds a score of this name that is not older than its table."""
-    files = (home / "scores").glob(f"{name}*.json")
+    files = (home / "scores").glob(f"{name}.json")
     return any(file.stat().st_mtime >= than.stat().st_mtime for file in files) and than.exists()
 
 

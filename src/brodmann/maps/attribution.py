@@ -32,7 +32,9 @@ def figure(
     upright: bool = True,
     outlines: Mask | None = None,
     outlined: str = "known structure",
+    beside: Maps | None = None,
     notes: Mapping[str, str] | None = None,
+    subtitle: str = "",
     title: str = "Where it looks: pixels that make a linear probe name the area",
 ) -> Figure:
     """Patches under what decides: a row of patches an area, tissue in grey, what speaks for the area in colour.
@@ -54,9 +56,11 @@ def figure(
         A structure that is known to be there.
     outlined : str
         What it is.
+    beside : ndarray (n, H, W), optional
+        The same by an encoder that learned nothing; shown over depth.
     notes : mapping of str to str, optional
-        A line under the name of an area.
-    title : str
+        Lines under the name of an area.
+    subtitle, title : str
 
     Raises
     ------
@@ -72,13 +76,15 @@ def figure(
     areas = [*dict.fromkeys(str(name) for name in names)]
     rows = [np.flatnonzero(names.astype(str) == area) for area in areas]
     across = max(len(row) for row in rows)
-    left, top, bottom = 0.95, 0.62, 0.5
+    left, top, bottom = 0.95, 0.62 + (0.2 if subtitle else 0), 0.5
     tall = _CELL * density.shape[1] / density.shape[2]
     wide = left + across * (_CELL + _GAP) + (0.25 + _SIDE if upright else 0) + 0.15
     high = top + len(rows) * (tall + _GAP) + bottom
     strong = smoothed(maps)
+    plain = None if beside is None else smoothed(beside)
     # one scale for all areas, so that their peaks can be compared
-    most = max(float(_lines(strong[row]).mean(axis=0).max()) for row in rows) * 1.1
+    peaks = [_lines(mass[row]).mean(axis=0).max() for row in rows for mass in (strong, plain) if mass is not None]
+    most = float(max(peaks)) * 1.1
     with style():
         made = Figure(figsize=(wide, high))
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -103,9 +109,11 @@ def figure(
             if upright:
                 axes = place(left + across * (_CELL + _GAP) + 0.18, y, _SIDE, tall)
                 part = None if outlines is None else outlines[row]
-                _depths(axes, density[row], strong[row], part, most=max(most, 1.5), last=index == len(rows) - 1)
+                other = None if plain is None else plain[row]
+                _depths(axes, density[row], strong[row], part, other, most=max(most, 1.5), last=index == len(rows) - 1)
         made.text(0.12 / wide, 1 - 0.2 / high, title, fontweight="bold", fontsize=11, va="center")
-        _key(made, wide, high, outlined if outlines is not None else "")
+        made.text(0.12 / wide, 1 - 0.42 / high, subtitle, fontsize=8, color=FAINT, va="center")
+        _key(made, wide, high, outlined if outlines is not None else "", untrained=upright and plain is not None)
         if upright:
             x = left + across * (_CELL + _GAP) + 0.18 + _SIDE / 2
             made.text(x / wide, 1 - (top - 0.1) / high, "over depth", fontsize=8, ha="center", color=FAINT)
@@ -161,7 +169,9 @@ def _lines(mass: Maps) -> Maps:
     return mass.sum(axis=2) * mass.shape[1]
 
 
-def _depths(axes: Axes, density: Maps, mass: Maps, outline: Mask | None, *, most: float, last: bool) -> None:
+def _depths(
+    axes: Axes, density: Maps, mass: Maps, outline: Mask | None, beside: Maps | None, *, most: float, last: bool
+) -> None:
     """Attribution in each line of pixels, mean and spread of patches; the stain beside it, the structure behind it."""
     each = _lines(mass)
     y = np.arange(each.shape[1])
@@ -178,6 +188,8 @@ def _depths(axes: Axes, density: Maps, mass: Maps, outline: Mask | None, *, most
     axes.plot(stain * most * 0.9, y, color=FAINT, linewidth=0.7, alpha=0.8)
     low, high = np.percentile(each, [25, 75], axis=0)
     axes.fill_betweenx(y, low, high, color=SPEAKS, alpha=0.25, linewidth=0)
+    if beside is not None:
+        axes.plot(_lines(beside).mean(axis=0), y, color=INK, linewidth=0.8, linestyle=(0, (1, 1)))
     axes.plot(each.mean(axis=0), y, color=SPEAKS, linewidth=1.5)
     axes.axvline(1, color=FAINT, linewidth=0.6, linestyle=(0, (3, 3)))
     axes.set_ylim(len(y) - 0.5, -0.5)
@@ -192,7 +204,7 @@ def _depths(axes: Axes, density: Maps, mass: Maps, outline: Mask | None, *, most
         axes.tick_params(labelbottom=False)
 
 
-def _key(made: Figure, wide: float, high: float, outlined: str) -> None:
+def _key(made: Figure, wide: float, high: float, outlined: str, *, untrained: bool) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -201,6 +213,8 @@ def _key(made: Figure, wide: float, high: float, outlined: str) -> None:
         Line2D([], [], color=SPEAKS, linewidth=1.2, label="densest half of it"),
         Line2D([], [], color=FAINT, linewidth=0.8, label="stain"),
     ]
+    if untrained:
+        handles.append(Line2D([], [], color=INK, linewidth=0.8, linestyle=(0, (1, 1)), label="untrained encoder"))
     if outlined:
         handles.append(Line2D([], [], color=OUTLINE, linewidth=1.2, label=outlined))
     made.legend(

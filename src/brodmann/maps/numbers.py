@@ -23,12 +23,13 @@ def scores(given: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``task``, ``target``, ``split``, ``n``, ``metric``, ``name``, ``value``, ``low``, ``high`` (95 % interval; of a
-        null 5th to 95th percentile), and of baselines ``gain``, ``gain_low``, ``gain_high``: what is scored minus it.
+        ``task``, ``target``, ``probe``, ``split``, ``n``, ``metric``, ``name``, ``value``, ``low``, ``high`` (95 %
+        interval; of a null 5th to 95th percentile), and of baselines ``gain``, ``gain_low``, ``gain_high``: what is
+        scored minus it.
     """
     rows: list[dict[str, Any]] = []
     for score in map(Shown.of, given):
-        about = {"task": score.task, "target": score.target, "split": score.split, "n": score.n}
+        about = {"task": score.task, "target": score.target, "probe": score.probe, "split": score.split, "n": score.n}
 
         def add(metric: str, name: str, item: Value, gain: Value | None = None, about: Any = about) -> None:
             row = {**about, "metric": metric, "name": name, "value": item.value, "low": item.low, "high": item.high}
@@ -44,8 +45,8 @@ def scores(given: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         for name, measures in score.per_class.items():
             for measure, value in measures.items():
                 add(f"{measure} of a class", name, Value(float(value)))
-    heads = ["task", "target", "split", "n", "metric", "name", "value", "low", "high", "gain", "gain_low", "gain_high"]
-    return pd.DataFrame(rows, columns=pd.Index(heads))
+    heads = ["task", "target", "probe", "split", "n", "metric", "name", "value", "low", "high"]
+    return pd.DataFrame(rows, columns=pd.Index([*heads, "gain", "gain_low", "gain_high"]))
 
 
 def by_step(metrics: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, Any]]:

@@ -104,14 +104,14 @@ def write(
         pages = _sections(partial, table, held, key, score, say, f"maps/{name}")
         _volume(partial, table, rows, key, score, say)
         meshes.write(partial, table, score, key, surfaces)
+    ordered = sorted(scores, key=lambda item: [item.get(one) != getattr(score, one) for one in _WHOSE])
     with folder(out / "figures" / name) as partial:
         say(f"drawing the features of {len(obs):,} rows")
         drawn = _figures(partial, table, score, palette, crop, field_mm, neighbours, among, known=scaled(held[0]))
         title = _WORDS.get(score.task, _PREDICTED)[1].format(score.target)
         drawn += meshes.draw(partial, table, score, key, surfaces, title=title, home=f"maps/{name}")
         drawn += _logged(partial, metrics)
-        numbers.save(numbers.scores(scores), partial / "scores.csv")
-    ordered = sorted(scores, key=lambda item: (item.get("task") != score.task, item.get("target") != score.target))
+        numbers.save(numbers.scores(ordered), partial / "scores.csv")
     return report.write(
         out,
         title=f"{score.task}: {score.target} on {source_name}",
@@ -165,6 +165,8 @@ def earlier(out: Path, name: str) -> list[tuple[str, str, Path]]:
     ]
 
 
+_WHOSE = ("task", "target", "probe")
+"""What tells scores of a run apart."""
 _PREDICTED = ("held-out sections", "Predicted {}", "the area predicted from features alone", "predicted", "truth")
 _WORDS = {
     "domains": ("all sections", "Domains ({})", "the domain found by {}", "domains", "labels"),

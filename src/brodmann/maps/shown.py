@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from brodmann.maps.drawing import short
 from brodmann.maps.page import text
-from brodmann.tasks._score import Score, size, smaller
+from brodmann.tasks._score import PROBES, Score, size, smaller
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,10 @@ class Shown:
 
     @property
     def name(self) -> str:
-        """``areas (ccf)``."""
-        return f"{self.task} ({self.target})" if self.target not in {"", self.task} else self.task
+        """``areas (ccf)``; with a probe that is not the usual one ``areas (ccf, head)``."""
+        also = [self.target] if self.target not in {"", self.task} else []
+        also += [self.probe] if self.probe in PROBES else []
+        return f"{self.task} ({', '.join(also)})" if also else self.task
 
     @property
     def whose(self) -> str:

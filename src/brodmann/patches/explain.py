@@ -53,14 +53,21 @@ class Explained:
         What the encoder saw: standardised density, mean of its channels.
     maps : (n, H, W) float32
         In the same pixels; what is positive speaks for the area.
+    untrained : (n, H, W) float32, optional
+        The same of an encoder that learned nothing, where the table holds its features: structure that shows here as
+        well comes from how encoders are built.
     pixel_um : float
+    score : Score
+        Whether the read-out that is explained names held-out patches, over all areas and (``per_class``) each.
     """
 
     rows: Rows
     areas: NDArray[np.object_]
     density: Maps
     maps: Maps
+    untrained: Maps | None
     pixel_um: float
+    score: Score
 
 
 def explain(
@@ -114,37 +121,53 @@ def explain(
         No patch is held out, or the table is not of these samples.
     """
     _same(samples, table)
-    probe = readout(table, target, split or model.recipe.split, seed=seed)
+    probe = readout(table, target, split or model.recipe.split, rivals=("untrained",), seed=seed)
     chosen = {area: probe.typical(table, area, each) for area in areas or probe.classes}
     chosen = {area: rows for area, rows in chosen.items() if len(rows)}
     if not chosen:
         raise Refused("patches that are shown should be held out.", found=f"none of {', '.join(areas or ())}.")
-    found = [
-        maps(
-            model,
-            samples,
-            rows,
-            logit(probe, area),
-            method=method,
-            references=_references(probe, area, reference, seed),
+
+    def shown(of: CytoNet, which: str) -> Maps:
+        return np.concatenate(
+            [
+                maps(
+                    of,
+                    samples,
+                    rows,
+                    logit(probe, area, which),
+                    method=method,
+                    references=_references(probe, area, reference, seed),
+                )
+                for area, rows in chosen.items()
+            ]
         )
-        for area, rows in chosen.items()
-    ]
+
     rows = np.concatenate([*chosen.values()])
     names = np.repeat(np.array([*chosen], dtype=object), [len(rows) for rows in chosen.values()])
     made = Explained(
         rows=rows,
         areas=names,
         density=densities(model, samples, rows),
-        maps=np.concatenate(found),
+        maps=shown(model, "features"),
+        untrained=shown(_untrained(model), "untrained") if probe.told else None,
         pixel_um=model.recipe.samples.pixel_um,
+        score=probe.score(table, target, seed=seed),
     )
     if out is not None:
         from brodmann.maps import attribution, drawing
 
         patch = model.recipe.samples
         upright = patch.upright and patch.where != "grid"
-        figure = attribution.figure(made.density, made.maps, names, pixel_um=made.pixel_um, upright=upright)
+        figure = attribution.figure(
+            made.density,
+            made.maps,
+            names,
+            pixel_um=made.pixel_um,
+            upright=upright,
+            beside=made.untrained,
+            notes={area: "F1 {f1:.2f}\nn = {n:,}".format(**row) for area, row in made.score.per_class.items()},
+            subtitle=str(made.score).partition("\n")[0].partition("  ")[2],
+        )
         drawing.save(figure, out)
     return made
 
@@ -207,7 +230,7 @@ def judged(
     other = probe.classes[int(np.bincount(next_likely[next_likely != number]).argmax())]
     references = _references(probe, area, reference, seed)
     own = maps(model, samples, rows, logit(probe, area), method=method, references=references)
-    untrained = CytoNet(model.recipe).to(next(model.parameters()).device)
+    untrained = _untrained(model)
     shown: dict[str, Maps] = {"features": own}
     if "untrained" in probe.directions:
         ask = logit(probe, area, "untrained")
@@ -313,6 +336,11 @@ def plain(samples: PatchSamples, rows: Rows) -> dict[str, Maps]:
     edges = np.stack([steep(one, 1.0) for one in dark])
     top = np.percentile(dark, 99, axis=(1, 2), keepdims=True)
     return {"density": dark, "paleness": (top - dark).clip(min=0).astype(np.float32), "edges": edges.astype(np.float32)}
+
+
+def _untrained(model: CytoNet) -> CytoNet:
+    """The model as it was before it learned."""
+    return CytoNet(model.recipe).to(next(model.parameters()).device)
 
 
 def _seen(model: CytoNet, batch: Batch) -> torch.Tensor:

@@ -81,16 +81,13 @@ class Head:
         truth, said, size = judge.truth[sure], self.said[sure], judge.size
         named = right = Estimate(float("nan"), note="nothing is sure")
         if sure.any():
+            matrix, drawn = metrics.confusion(truth, said, size), kept.confusions(truth, said, size)
             named = metrics.estimate(
-                float(metrics.macro_f1(metrics.confusion(truth, said, size))),
-                metrics.macro_f1(kept.confusions(truth, said, size)),
+                float(metrics.macro_f1(matrix)),
+                metrics.macro_f1(drawn),
                 f"of the rows that it names: those with a probability of {self.threshold:.2f} or more",
             )
-            right = metrics.estimate(
-                float(metrics.accuracy(metrics.confusion(truth, said, size))),
-                metrics.accuracy(kept.confusions(truth, said, size)),
-                asked,
-            )
+            right = metrics.estimate(float(metrics.accuracy(matrix)), metrics.accuracy(drawn), asked)
         rows = np.bincount(cluster, minlength=times.shape[1])
         held = np.bincount(cluster, sure, minlength=times.shape[1])
         share = (times @ held) / np.maximum(times @ rows, 1)

@@ -24,7 +24,8 @@ def score(table: AnnData, known: str, found: Novelty) -> Score:
     shown = {f"{one['a']} | {one['b']}": _step(one, found.regions) for one in borders}
     old = cast("pd.DataFrame", found.regions[~found.regions["new"]]).sort_values("p")
     for name, row in zip(old.index, cast("list[dict[str, Any]]", old.to_dict("records")), strict=True):
-        shown[str(name)] = _within(row["step"], row["error"], f"not new: {_chances(row)}; n {row['n']:,}")
+        why = f"not new: {_chances(row)}" if row["step"] == row["step"] else "not tested: no two large parts in it"
+        shown[str(name)] = _within(row["step"], row["error"], f"{why}; n {row['n']:,}")
     parted = cast("pd.Series", found.labels[found.labels.isin({*found.borders["a"], *found.borders["b"]})])
     regions = len(found.regions)
     remarks = (

@@ -18,7 +18,10 @@ from brodmann.errors import Usage
 from brodmann.samples import stream
 from brodmann.settings import Split
 from brodmann.tasks import _classes, _rows
+from brodmann.tasks import _metrics as metrics
+from brodmann.tasks._classes import Judge
 from brodmann.tasks._probe import directions, fit_predict
+from brodmann.tasks._score import Score
 
 Real = NDArray[np.float32]
 _PENALTY = 1e-2
@@ -38,6 +41,8 @@ class Readout:
         Rows learned from, and rows held out.
     said : ndarray (test,) int64
         Class that the probe gives each held-out row; ``second``: the class it holds for next likely.
+    told : mapping of str to (test,) int64
+        The same of the probe of each rival.
     directions : mapping of str to (K, d) float32
         For ``features`` and each rival of the table by name, and for ``labels shuffled``: features whose training
         labels were dealt out anew.
@@ -53,6 +58,7 @@ class Readout:
     test: NDArray[np.int64]
     said: NDArray[np.int64]
     second: NDArray[np.int64]
+    told: Mapping[str, NDArray[np.int64]]
     directions: Mapping[str, Real]
     middle: Real
     split: str
@@ -69,6 +75,33 @@ class Readout:
         if area not in self.classes:
             raise Usage(f"'{area}' should be an area that the probe knows.", found=f"{', '.join(self.classes)}.")
         return self.classes.index(area)
+
+    def score(self, table: AnnData, target: str, *, seed: int = 0) -> Score:
+        """How well the probe names the held-out rows, beside the probes of rivals; intervals over sections."""
+        truth = self.codes[self.test]
+        sections = pd.factorize(_rows.places(table)["section"].iloc[self.test])[0]
+        boot = metrics.Bootstrap.of(sections, seed)
+        judge = Judge(truth, len(self.classes), boot, metrics.macro_f1)
+        whole, matrix = judge.estimate(self.said), metrics.confusion(truth, self.said, judge.size)
+        return Score(
+            task="explain",
+            target=target,
+            metric="macro-F1",
+            value=whole.value,
+            interval=(whole.low, whole.high),
+            n=len(truth),
+            n_groups=boot.times.shape[1],
+            scored="read-out",
+            what="patches",
+            split=self.split,
+            probe="linear",
+            seed=seed,
+            baselines={name: judge.estimate(said) for name, said in self.told.items()},
+            gains={name: judge.gain(self.said, said) for name, said in self.told.items()},
+            classes=self.classes,
+            per_class=metrics.per_class(matrix, self.classes),
+            remarks=self.remarks,
+        )
 
     def held(self, area: str, limit: int | None = None) -> NDArray[np.int64]:
         """Held-out rows of an area; at most ``limit`` of them, evenly from all its sections."""
@@ -126,6 +159,11 @@ def readout(
     # nothing can be learned from these labels, so no strength is better than another
     found["labels shuffled"] = directions(x[train], dealt, size, group, seed, penalty=_PENALTY)
     learned, chance = fit_predict("linear", x[train], codes, group, x[test], seed)
+    told = {
+        name: fit_predict("linear", values[train], codes, group, values[test], seed)[0].astype(np.int64)
+        for name, values in given.items()
+        if name != "features"
+    }
     order = np.argsort(chance, axis=1)
     present = np.unique(codes)
     return Readout(
@@ -135,6 +173,7 @@ def readout(
         test=test,
         said=learned.astype(np.int64),
         second=present[order[:, -2]].astype(np.int64),
+        told=told,
         directions=found,
         middle=x[train].mean(axis=0),
         split=splits.describe(split, made),

@@ -17,6 +17,9 @@ from rich.table import Table
 from brodmann import atomic
 from brodmann.errors import Corrupt, Usage
 
+PROBES = ("head", "knn")
+"""Read-outs that are asked for beside the usual one, whose score they leave alone."""
+
 _BLOCK = 100_000
 
 
@@ -113,6 +116,11 @@ class Score:
     remarks: tuple[str, ...] = ()
 
     @property
+    def name(self) -> str:
+        """Of its file: ``areas-area``; of another probe than the linear one ``areas-area-head``: both are kept."""
+        return file_name(self.task, self.target, self.probe)
+
+    @property
     def size(self) -> str:
         """What was judged, in words: ``3,020 patches, 30 sections``, or ``60 of 120 neurons``."""
         return size(self.n, self.what, self.n_groups, self.cluster)
@@ -140,7 +148,7 @@ class Score:
         table.add_section()
         for name, measure in self.more.items():
             count = name.startswith("undefined")
-            shown = f"{measure.value:,.0f}" if count else f"{measure.value:.3f}"
+            shown = f"{measure.value:,.0f}" if count else "" if math.isnan(measure.value) else f"{measure.value:.3f}"
             table.add_row(name, shown, _interval(measure.low, measure.high), "", measure.note)
         return table
 
@@ -195,8 +203,8 @@ class Score:
             raise Corrupt(f"{where} should be a saved score.", found=f"{type(error).__name__}: {error}.") from error
 
     def save(self, run: str | Path) -> Path:
-        """Write ``scores/<task>-<target>.json`` in a run folder and return its path."""
-        path = Path(run) / "scores" / file_name(self.task, self.target)
+        """Write ``scores/<name>.json`` in a run folder and return its path."""
+        path = Path(run) / "scores" / f"{self.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_text(path, self.to_json())
         return path
@@ -230,9 +238,10 @@ def size(n: int, what: str, n_groups: int, cluster: str) -> str:
     return f"{n:,} {what}" if n == n_groups else f"{n:,} of {n_groups:,} {what}"
 
 
-def file_name(task: str, target: str) -> str:
-    """``<task>-<target>.json``, in characters that every file system takes."""
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in f"{task}-{target}.json")
+def file_name(task: str, target: str, probe: str = "") -> str:
+    """``<task>-<target>``, and the probe where it is one of `PROBES`, in characters that every file system takes."""
+    name = f"{task}-{target}-{probe}" if probe in PROBES else f"{task}-{target}"
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
 
 
 def _interval(low: float, high: float) -> str:

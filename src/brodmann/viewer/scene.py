@@ -24,7 +24,7 @@ from brodmann.run import Run
 from brodmann.samples import stream
 from brodmann.systems import system
 from brodmann.tasks import _metrics
-from brodmann.tasks._score import Score
+from brodmann.tasks._score import PROBES, Score
 from brodmann.viewer import colouring, plane, scored
 from brodmann.viewer.alike import Alike
 from brodmann.viewer.colouring import Colouring
@@ -230,19 +230,20 @@ class Scene:
         """Title, group and maker of each colouring, by its key in the page's address."""
         obs, made = self.obs, dict[str, tuple[str, Callable[[], Colouring]]]()
         scores = self._scores()
-        predicted = {(s.task, s.target): s for s in scores if s.classes and len(s.predicted) and s.task != "domains"}
+        predicted = [s for s in scores if s.classes and len(s.predicted) and s.task != "domains"]
         named = [str(n) for n in obs.columns if n not in _PLACES and not pd.api.types.is_numeric_dtype(obs[n])]
         for name in sorted(named, key=lambda n: n in {"subject", "section"}):
             column = labels.column(self.table, name)
             if not colouring.few(column):
                 self.remarks.append(f"Column {name} has too many names to be coloured.")
                 continue
-            others = [s.predicted for (_, target), s in predicted.items() if target == name]
+            others = [s.predicted for s in predicted if s.target == name]
             made[name] = (
                 "Labels", lambda name=name, others=others: self._classes(name, labels.column(self.table, name), others)
             )  # fmt: skip
-        for (task, target), score in predicted.items():
-            title = f"{target}, predicted" if task == "areas" else f"{task}: {target}"
+        for score in predicted:
+            title = f"{score.target}, predicted" if score.task == "areas" else f"{score.task}: {score.target}"
+            title += f" ({score.probe})" if score.probe in PROBES else ""
             made[title] = "Scores", lambda title=title, score=score: scored.classes(self.table, title, score)
         for level in self._levels():
             made[level] = "Domains", lambda level=level: self._domains(level)
