@@ -22,6 +22,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
+import spread
 import torch
 
 from brodmann import atlases, verbs
@@ -103,19 +104,6 @@ def untaught(table: ad.AnnData, seed: int) -> list[dict[str, Any]]:
     return found
 
 
-def summary(rows: pd.DataFrame) -> str:
-    lines = ["| of | classes | row | mean | least - most | 95 % (mean of runs) | runs | n a run |", "|" + "---|" * 8]
-    for (of, name), part in rows.groupby(["of", "row"], sort=False):
-        value, (low, high) = part["value"].astype(float), part[["low", "high"]].astype(float).mean()
-        shown = "" if np.isnan(low) else f"[{low:.3f}, {high:.3f}]"
-        lines.append(
-            f"| {of} | {part['classes'].mean():.0f} | {name} | {value.mean():.3f} | {value.min():.3f} - "
-            f"{value.max():.3f} | {shown} | {len(part)} | {part['n'].mean():,.0f} in "
-            f"{part['sections'].mean():.0f} sections |"
-        )
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -144,7 +132,7 @@ def main() -> None:
                 print(f"fold {fold} seed {seed} {name}: {time.monotonic() - begun:.0f} s", flush=True)
     found = [one for path in sorted((given.out / "rows").glob("*.json")) for one in json.loads(path.read_text())]
     print(f"patches-mouse, {given.cells}, fine-tuning {given.steps} steps {given.set}; torch {torch.__version__}\n")
-    text = summary(pd.DataFrame(found))
+    text = spread.table(pd.DataFrame(found), ["of", "row"], ["classes"])
     print(text)
     (given.out / "table.md").write_text(text)
 

@@ -89,12 +89,13 @@ def test_changes_are_toml_and_bare_words_are_text():
     assert changes(()) == {}
 
 
-def test_changes_and_paths_reach_the_verb(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize(("kind", "then"), [("areas", "embed {}"), ("layers", "score {} layers")])
+def test_changes_and_paths_reach_the_verb(monkeypatch, tmp_path, capsys, kind, then):
     seen = {}
 
     def fit(recipe, data, out, **rest):
         seen.update(recipe=recipe, data=data, out=out, **rest)
-        return SimpleNamespace(path=out, skipped=())
+        return SimpleNamespace(path=out, skipped=(), recipe_values={"tune": {"kind": kind}})
 
     monkeypatch.setattr(verbs, "fit", fit)
     out = tmp_path / "a run with spaces"
@@ -104,7 +105,8 @@ def test_changes_and_paths_reach_the_verb(monkeypatch, tmp_path, capsys):
     )
     assert (seen["recipe"].fit.steps, seen["recipe"].seed) == (3, 9)
     assert (seen["data"], seen["out"], seen["threads"]) == ("phantom", out, 1)
-    assert f"brodmann embed {out}" in capsys.readouterr().out
+    # what asks the model of each patch needs no table
+    assert f"brodmann {then.format(out)}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,8 @@ def test_surroundings_find_what_single_cells_do_not(found, table):
     assert score.baselines["own, k-means"].value < 0.6
     assert score.gains["own, k-means"].low > 0.2
     assert score.more["ARI within sections"].value > 0.85
+    single = {name for name in score.more if name.startswith("ARI in ")}
+    assert single == {f"ARI in {name}" for name in dict.fromkeys(table.obs["section"])}
     assert score.more["NMI"].value > score.more["AMI"].value - 0.01
     assert (score.predicted == score.truth).mean() > 0.9
     assert any("50 of" in text for text in score.remarks)

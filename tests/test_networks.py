@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
@@ -19,7 +20,8 @@ from brodmann.phantom import sheet
 from brodmann.settings import Split
 from brodmann.splits import Fold
 from brodmann.tasks import _null as null_task
-from brodmann.tasks.networks import networks
+from brodmann.tasks._score import Estimate
+from brodmann.tasks.networks import _verdict, networks
 from test_spin import MIRROR, points, waves
 
 BRAIN = Split(by="brain", folds=0)
@@ -139,6 +141,23 @@ def test_smooth_features_without_a_relation_add_nothing():
     assert says(score, "nothing shows that the features add to position")
 
 
+@pytest.mark.parametrize(
+    ("gain", "p", "said"),
+    [
+        (Estimate(0.05, 0.01, 0.09), 0.01, "features add to position"),
+        (Estimate(0.05, -0.01, 0.11), 0.01, "the interval of what they add holds 0 (+0.050 [-0.010, +0.110])"),
+        (Estimate(-0.02, -0.05, 0.01), 0.02, "add to position: they add -0.020 [-0.050, +0.010]"),
+        (Estimate(0.05, 0.01, 0.09), 0.3, "position: they add as much to maps as smooth that they know nothing of"),
+        (Estimate(0.05, -0.01, 0.11), 0.3, "holds 0 (+0.050 [-0.010, +0.110]), and they add as much to maps as smooth"),
+    ],
+)  # fmt: skip
+def test_why_nothing_is_shown_is_said(gain, p, said):
+    null = SimpleNamespace(p_gain=p, p=0.01)
+    (remark,) = _verdict(0.5, {"coordinates only": Estimate(0.4)}, gain, null)
+    assert said in remark
+    assert remark.startswith("nothing shows") == (gain.low <= 0 or p > 0.05)
+
+
 def test_the_gain_is_calibrated():
     """Unrelated smooth features: their gain over coordinates is as large as one null in ten says, one time in ten."""
     below = 0
@@ -202,7 +221,7 @@ def test_the_verb_asks_it_of_a_table(monkeypatch):
     score = bm.score("networks", table, "network")
     assert score.task == "networks"
     assert score.n == 240
-    assert says(score, "p against the null")
+    assert says(score, "(p = 0.1)")
     with pytest.raises(Usage, match="networks are read out"):
         bm.score("networks", table, "network", k=[3])
 

@@ -8,7 +8,8 @@ C1 SpatialNCE before SimCLR before untrained, frozen and fine-tuned, wider on an
 numbers of cortex better than from intensity profiles; C4 fewer shortcuts than SimCLR; C5 errors between neighbours; C6
 pairs of areas under one label split without labels, uniform areas not; C7 networks beyond place. C3, layers from few
 labels, is `bench_layers.py`, which takes the encoders trained here. An encoder never sees the brain that is judged;
-what a piece found is kept in a file of its own, so the same command again goes on where it stopped.
+what a piece found is kept in a file of its own, so the same command again goes on where it stopped. Table and figure
+are `table.md` and `claims.png` of the folder.
 Intervals: mean over runs of the 95 % intervals over held-out sections; least and most over runs stand beside the mean.
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,8 +32,11 @@ import torch
 from scipy.stats import binomtest
 
 from brodmann import splits, verbs
+from brodmann.patches.explain import judged
+from brodmann.patches.samples import PatchSamples
 from brodmann.phantom.areas import TWINS
 from brodmann.phantom.sheet import NETWORKS
+from brodmann.phantom.structures import structures
 from brodmann.settings import Split
 from brodmann.tasks import _agreement, _metrics
 from brodmann.tasks import areas as areas_task
@@ -39,11 +44,19 @@ from brodmann.tasks import networks as networks_task
 from brodmann.tasks import new_areas as novelty_task
 from brodmann.tasks import properties as properties_task
 from brodmann.tasks import shortcuts as shortcuts_task
+from brodmann.tasks._readout import readout
 from brodmann.tasks._score import Score
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import figures
+import spread
+from promises import verdicts
 
 RECIPES = {"SpatialNCE": "patches-tiny", "SimCLR": "patches-tiny-simclr"}
 COUNTS = (60, 240, 1000)
 TILT_DEG = 40
+LOOKED = 24
+"""Patches of an area whose attribution is judged: each takes seconds."""
 NUMBERS = ("thickness_mm", "curvature", "cutting_angle_deg", "density_L2", "density_L3", "density_L4", "density_L5")
 
 Row = dict[str, Any]
@@ -280,27 +293,31 @@ def share(name: str, found: Any, table: ad.AnnData) -> Row:
     return row("C6", name, float(found.mean()), ends.low, ends.high, about)
 
 
+def looks(cell: Cell) -> list[Row]:
+    """Where it looks: times as much of what names V1 and M1 on the stripe and on the giant cells as an even map has."""
+    table, found = cell.table("SpatialNCE"), list[Row]()
+    _, model = verbs.trained(verbs.load(cell.where("SpatialNCE")))
+    samples = PatchSamples(cell.source, model.recipe, part="all")
+    size = {"size_px": model.recipe.samples.size_px, "pixel_um": model.recipe.samples.pixel_um}
+    probe = readout(table, "area", cell.split, rivals=("untrained",), seed=cell.seed)
+    for area, what in (("V1", "stripe"), ("M1", "giants")):
+        rows = probe.held(area, LOOKED)
+        known = structures(cell.source.sections, table.obs.iloc[rows], what, **size)
+        score, _ = judged(
+            model, samples, table, probe, area, rows, known.cortex, known.structure, name=what, layer=known.layer,
+            seed=cell.seed,
+        )  # fmt: skip
+        found += rows_of(score, "looks", f"{what} of {area}, times an even map")
+        found += [
+            row("looks", f"{what}: {name}", one.value, one.low, one.high, score) for name, one in score.more.items()
+        ]
+    return found
+
+
 PIECES: dict[str, Callable[[Cell], list[Row]]] = {
     "areas": frozen, "properties": numbers, "angles": angles, "shortcuts": shortcuts, "networks": networks,
-    "novelty": novelty, "tuned": tuned,
+    "novelty": novelty, "tuned": tuned, "looks": looks,
 }  # fmt: skip
-
-
-def summary(found: pd.DataFrame) -> str:
-    """A line per claim and row."""
-    lines = [
-        "| claim | row | mean | least - most | 95 % (mean of runs) | runs | n a run |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for (claim, name), part in found.groupby(["claim", "row"], sort=False):
-        value = part["value"].astype(float)
-        ends = part[["low", "high"]].astype(float).mean()
-        shown = "" if ends.isna().any() else f"[{ends['low']:.3f}, {ends['high']:.3f}]"
-        lines.append(
-            f"| {claim} | {name} | {value.mean():.3f} | {value.min():.3f} - {value.max():.3f} | {shown} | {len(part)} "
-            f"| {part['n'].mean():,.0f} in {part['sections'].mean():.0f} sections |"
-        )
-    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -332,9 +349,12 @@ def main() -> None:
                 print(f"fold {fold} seed {seed} {piece}: {time.monotonic() - begun:.0f} s", flush=True)
     kept = [one for path in sorted((given.out / "rows").glob("*.json")) for one in json.loads(path.read_text())]
     print(f"{given.phantom}, patches-tiny {given.set}, fine-tuning {given.steps} steps; torch {torch.__version__}\n")
-    text = summary(pd.DataFrame(kept)) if kept else "nothing yet\n"
+    told = pd.DataFrame(kept)
+    text = f"{verdicts(told)}\n{spread.table(told, ['claim', 'row'])}" if kept else "nothing yet\n"
     print(text)
     (given.out / "table.md").write_text(text)
+    if kept:
+        print(f"figure: {figures.draw(told, given.out / 'claims.png')}")
 
 
 if __name__ == "__main__":

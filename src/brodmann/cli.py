@@ -59,13 +59,14 @@ def fit(
         set: Changes to the recipe, e.g. fit.steps=300 seed=1.
         threads: Threads that read batches ahead.
     """
-    from brodmann import verbs
+    from brodmann import layering, verbs
     from brodmann.settings import changes
 
     if threads < 1:
         raise Usage("--threads should be at least 1.", found=f"{threads}.")
     run = verbs.fit(verbs.recipe(recipe, changes(set)), data, out, start=start, threads=threads)
-    _out.print(f"trained: {run.path}    next: brodmann embed {run.path}")
+    then = f"score {run.path} layers" if layering.learned(run) else f"embed {run.path}"
+    _out.print(f"trained: {run.path}    next: brodmann {then}")
     return _done(run.skipped)
 
 

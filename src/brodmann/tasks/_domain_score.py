@@ -176,7 +176,7 @@ def labelled(
         own.append(cluster(size, seed + s))
         progress.advance(ground.scored)
     value = everywhere.measure(own)
-    more = _more(own, truth, everywhere, value)
+    more = _more(own, truth, everywhere, value, _rows.numbers(_rows.places(ground.table)["section"])[1])
     for level in levels:
         if level.k == size and len(levels) > 1:
             more["ARI of the nested level"] = Estimate(
@@ -260,7 +260,9 @@ def _against(
     return against, gains
 
 
-def _more(own: list[NDArray[np.int32]], truth: Codes, everywhere: Judged, value: Value) -> dict[str, Estimate]:
+def _more(
+    own: list[NDArray[np.int32]], truth: Codes, everywhere: Judged, value: Value, names: Sequence[str]
+) -> dict[str, Estimate]:
     shared = np.array(
         [_agreement.information(everywhere.truth, labels[everywhere.at].astype(np.int64)) for labels in own]
     )
@@ -274,9 +276,9 @@ def _more(own: list[NDArray[np.int32]], truth: Codes, everywhere: Judged, value:
     }
     each = inside(truth, own, everywhere.tissue.section)
     if len(each) > 1:
-        more["ARI within sections"] = Estimate(float(np.mean(each)), note=f"mean of {len(each)} sections")
-        for number, single in enumerate(each[:_PER_SECTION], 1):
-            more[f"ARI in section {number}"] = Estimate(single)
+        more["ARI within sections"] = Estimate(float(np.mean([*each.values()])), note=f"mean of {len(each)} sections")
+        for number in [*each][:_PER_SECTION]:
+            more[f"ARI in {names[number]}"] = Estimate(each[number])
     return more
 
 

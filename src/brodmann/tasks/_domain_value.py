@@ -106,12 +106,13 @@ class Judged:
         return _agreement.coherence(seen, self.tissue.where[look], self.tissue.section[look], self.tissue.near)
 
 
-def inside(truth: Codes, own: list[NDArray[np.int32]], section: NDArray[np.int64]) -> list[float]:
+def inside(truth: Codes, own: list[NDArray[np.int32]], section: NDArray[np.int64]) -> dict[int, float]:
     """Agreement in each section that carries labels, mean over clusterings."""
-    found: list[float] = []
+    found: dict[int, float] = {}
     for rows in _surroundings.each(section):
         some = rows[truth[rows] >= 0]
         if len(some):
             here = truth[some]
-            found.append(float(np.mean([_agreement.ari(here, labels[some].astype(np.int64)) for labels in own])))
+            each = [_agreement.ari(here, labels[some].astype(np.int64)) for labels in own]
+            found[int(section[rows[0]])] = float(np.mean(each))
     return found

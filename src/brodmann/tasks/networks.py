@@ -367,10 +367,12 @@ def _verdict(value: float, against: Mapping[str, Estimate], gain: Estimate, null
             "features add to position as it was registered: where that is wrong, they may only know the place better"
         )
     else:
-        remarks.append(
-            f"nothing shows that the features add to position: gain {gain.value:+.3f} [{gain.low:+.3f}, "
-            f"{gain.high:+.3f}], p against the null {null.p_gain:.3g}"
-        )
+        found = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+        why = [f"the interval of what they add holds 0 ({found})" if gain.value > 0 else f"they add {found}"]
+        why = why if gain.low <= 0 else []
+        if null.p_gain > 0.05:
+            why.append(f"they add as much to maps as smooth that they know nothing of (p = {null.p_gain:.3g})")
+        remarks.append(f"nothing shows that the features add to position: {', and '.join(why)}")
     if null.p > 0.05:
         remarks.append(f"unrelated maps as smooth as this one are named as well (p = {null.p:.3g})")
     return remarks
