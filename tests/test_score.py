@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import warnings
 
 import numpy as np
@@ -122,6 +123,32 @@ def test_a_score_prints_with_its_rivals():
     console = Console(width=140, record=True, file=io.StringIO())
     console.print(a_score().table())
     assert "untrained" in console.export_text()
+
+
+def test_eighty_columns_are_enough_for_a_table(capsys):
+    rivals = {"coordinates only": Estimate(0.2, 0.15, 0.25, "best form: 15 nearest places"), "profile": Estimate(0.3)}
+    more = {
+        "brain": Estimate(0.4, 0.35, 0.45, "chance 0.25"), "brain: untrained": Estimate(0.33, 0.3, 0.36),
+        "section": Estimate(math.nan, note="chance 0.25"), "undefined draws": Estimate(3),
+    }  # fmt: skip
+    gains = {"coordinates only": Estimate(0.21, 0.1, 0.3), "brain: untrained": Estimate(0.07, -0.01, 0.15)}
+    found = a_score(baselines=rivals, more=more, gains=gains)
+    console = Console(record=True, width=80)
+    console.print(found.table())
+    said = console.export_text()
+    lines = [line.rstrip() for line in said.splitlines()]
+    assert max(map(len, lines)) <= 80
+    row = {line.strip().partition("  ")[0]: line for line in lines}
+    assert "[0.150, 0.250]" in row["coordinates only"]
+    assert "+0.210 [0.100, 0.300]" in row["coordinates only"]
+    # what belongs to the row above is set in, with its own gain
+    assert row["untrained"].startswith("   untrained")
+    assert "+0.070 [-0.010, 0.150]" in row["untrained"]
+    assert row["section"].split() == ["section"]
+    assert row["undefined draws"].split() == ["undefined", "draws", "3"]
+    # a note stands once, for all that it is of
+    assert "brain, section: chance 0.25" in lines
+    assert "coordinates only: best form: 15 nearest places" in lines
 
 
 def test_a_score_comes_back_from_disk_unchanged(tmp_path):

@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from brodmann import atomic
@@ -134,22 +135,33 @@ class Score:
         return "\n  ".join([" | ".join([f"{head}  {size}", *rivals]), *(f"note: {text}" for text in self.remarks)])
 
     def table(self) -> Table:
-        """Rich table of the value beside its rivals and further measures; the remarks come with the text form."""
-        table = Table(title=f"{self.task}: {self.target}")
+        """Rich table of the value beside its rivals and further measures, notes below it; eighty columns are enough.
+
+        Remarks come with the text form.
+        """
+        noted: dict[str, list[str]] = {}
+        for name, one in {**self.baselines, **self.more}.items():
+            noted.setdefault(one.note, []).append(name)
+        below = [f"{_several(names)}: {note}" for note, names in noted.items() if note]
+        table = Table(
+            title=f"{self.task}: {self.target}\n{self.size}; {self.split}", title_justify="left", title_style="bold",
+            caption="\n".join(below), caption_justify="left", box=SIMPLE_HEAD, pad_edge=False,
+        )  # fmt: skip
         beside = "gain over it" if not smaller(self.metric) else "more than it"
-        for name in ("", self.metric, "95 %", beside, "note"):
-            table.add_column(name, justify="left" if name in {"", "note"} else "right")
-        size = f"{self.size}; {self.split}"
-        table.add_row(self.scored, f"{self.value:.3f}", _interval(*self.interval), "", size, style="bold")
-        for name, rival in self.baselines.items():
-            gain = self.gains.get(name)
-            shown = f"{gain.value:+.3f} {_interval(gain.low, gain.high)}" if gain else ""
-            table.add_row(name, f"{rival.value:.3f}", _interval(rival.low, rival.high), shown, rival.note)
-        table.add_section()
-        for name, measure in self.more.items():
-            count = name.startswith("undefined")
-            shown = f"{measure.value:,.0f}" if count else "" if math.isnan(measure.value) else f"{measure.value:.3f}"
-            table.add_row(name, shown, _interval(measure.low, measure.high), "", measure.note)
+        for name in ("", self.metric, "95 %", beside):
+            table.add_column(name, justify="right" if name else "left", no_wrap=name in {"95 %", beside})
+        table.columns[0].min_width = 18
+        table.add_row(self.scored, f"{self.value:.3f}", _interval(*self.interval), style="bold")
+        for rows in (self.baselines, self.more):
+            for name, one in rows.items():
+                whole, _, part = name.partition(": ")
+                value = f"{one.value:,.0f}" if name.startswith("undefined") else _number(one.value)
+                gain = self.gains.get(name)
+                more = f"{gain.value:+.3f} {_interval(gain.low, gain.high)}" if gain else ""
+                # what belongs to the row above is set in
+                shown = f"  {part}" if part and whole in rows else name
+                table.add_row(shown, value, _interval(one.low, one.high), more)
+            table.add_section()
         return table
 
     def to_json(self) -> str:
@@ -242,6 +254,14 @@ def file_name(task: str, target: str, probe: str = "") -> str:
     """``<task>-<target>``, and the probe where it is one of `PROBES`, in characters that every file system takes."""
     name = f"{task}-{target}-{probe}" if probe in PROBES else f"{task}-{target}"
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
+
+
+def _several(names: list[str]) -> str:
+    return ", ".join(names) if len(names) < 4 else f"{names[0]}, {names[1]} ... {names[-1]}"
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.3f}"
 
 
 def _interval(low: float, high: float) -> str:

@@ -341,7 +341,6 @@ def _rows_of(
             other = answers[key]
             value, others = float(measured(other.share)), measured(other.draws(boot.times))
             name = f"{key}: {rival}"
-            gain = gains[name] = metrics.estimate(mine - value, drawn - others)
-            note = f"features {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
-            rows[name] = metrics.estimate(value, others, f"{note}; {other.note}" if other.note else note)
+            gains[name] = metrics.estimate(mine - value, drawn - others)
+            rows[name] = metrics.estimate(value, others, other.note)
     return rows, gains
