@@ -398,6 +398,8 @@ def test_the_head_itself_can_be_scored_and_says_when_it_is_unsure(learned):
     beside, own = results.score("areas", run, "area"), results.score("areas", run, "area", probe="head")
     assert own.value == beside.baselines["own head"].value
     assert own.baselines["linear probe"].value == beside.value
+    assert (own.scored, beside.scored) == ("own head", "features")
+    assert str(own).startswith("areas (own head)  macro-F1")
     head = table.uns["brodmann"]["head"]
     assert head["threshold"] > 0
     probability = pd.DataFrame(table.obsm["probability"], index=table.obs["id"]).loc[own.predicted.index]

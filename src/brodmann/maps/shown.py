@@ -156,7 +156,7 @@ class Shown:
         # a rival without an interval is taken as exact
         low, high = (item.low, item.high) if item.between else (item.value, item.value)
         if "null" in name:
-            own = self.more.get(f"{self.scored}, as the null", self.score).value
+            own = self.more.get("features, as the null", self.score).value
             return Value(own - item.value, own - high, own - low)
         return Value(self.score.value - item.value, self.score.low - high, self.score.high - low)
 

@@ -196,6 +196,7 @@ def areas(
         split=splits.describe(split, made),
         folds=tuple(fold.name for fold in made),
         probe=probe,
+        scored=_head.ROW if probe == "head" else "features",
         seed=seed,
         baselines=against,
         gains=gains,
